@@ -51,7 +51,7 @@ impl Open {
                 idle.push(((rest, since), key.clone(), *number));
             }
         }
-        // Sorted by cost of closing: first one that nobody would miss, and of those the one that has been idle longest.
+        // The last one is closed first: one that nobody would miss, and of those the one that has been idle longest.
         idle.sort_by_key(|(order, ..)| *order);
         let mut candidates: HashMap<Key, Vec<Candidate>> = HashMap::new();
         for ((rest, _), key, number) in idle {

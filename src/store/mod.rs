@@ -252,7 +252,7 @@ pub trait Sweep: Send + Sync {
     /// count and bytes removed.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
 
-    /// Aborts uploads that were begun before `limit` and never completed, if the store keeps such; returns how many. They may
+    /// Aborts uploads that were begun before `limit` and never completed, if the store keeps such uploads; returns how many. They may
     /// belong to anybody and still be in progress: only call this if no upload takes that long.
     async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
         let _ = limit;

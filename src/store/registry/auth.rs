@@ -108,7 +108,7 @@ impl Auth {
         Ok(found)
     }
 
-    /// Returns true if our credentials can be read on the network without permission by a setting.
+    /// Returns true if our credentials are sent in clear text over the network, and no setting permits that.
     fn is_in_clear(&self) -> bool {
         let http = matches!(self.location.door, Some(Door::Http)) && !self.config.insecure;
         http && self

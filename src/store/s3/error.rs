@@ -209,8 +209,9 @@ pub(super) fn by_code(code: &str) -> Option<ErrorKind> {
         | "RequestThrottled"
         | "BandwidthLimitExceeded" => ErrorKind::Throttled,
         "RequestTimeout" => ErrorKind::Timeout,
-        // Skew: the SDK measured it from this answer and signs by the server's clock from now on. Digests: ours were checked
-        // before, so the bytes were damaged in transit. NoSuchUpload: it was swept; the whole blob can be sent again.
+        // Skew: the SDK measured it from this answer and signs by the server's clock from now on.
+        // Digests: ours were checked before, so the bytes were damaged in transit.
+        // NoSuchUpload: somebody swept it; the whole blob can be sent again.
         "InternalError"
         | "OperationAborted"
         | "RequestTimeTooSkewed"
