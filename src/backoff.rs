@@ -1,9 +1,9 @@
-//! Pauses between tries.
+//! Pauses between attempts.
 
 use std::time::Duration;
 
-/// How long to pause: each time twice as long, up to a limit. Half of every pause is chance, so that those who failed together do
-/// not come back together.
+/// The length of a pause: each is twice as long as the one before, up to a limit. Half of every pause is random, so that
+/// clients that failed together do not retry together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
@@ -16,7 +16,7 @@ impl Backoff {
         Self { first, longest }
     }
 
-    /// The pause after a try that failed, with so many failures before it.
+    /// The pause after a failed attempt, with `failures_before` earlier failures.
     pub fn pause(&self, failures_before: u32) -> Duration {
         let grown = self
             .first

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256 as Sha256Impl, Sha512 as Sha512Impl};
 pub struct Sha256(pub [u8; 32]);
 
 impl Sha256 {
-    /// That of no bytes.
+    /// The digest of no bytes.
     pub const OF_NOTHING: Self = Self([
         0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9,
         0x24, 0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52,
@@ -70,9 +70,9 @@ impl Sha256Hasher {
 /// The digest of a blob as OCI writes it: `sha256:<64 hex>` or `sha512:<128 hex>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Digest {
-    /// SHA-256, what we write.
+    /// SHA-256, which we write.
     Sha256(Sha256),
-    /// SHA-512, what a client of the registry door may push.
+    /// SHA-512, which a client of the registry API may push.
     Sha512([u8; 64]),
 }
 
@@ -106,7 +106,7 @@ impl Digest {
         }
     }
 
-    /// Says whether `bytes` hash to this digest.
+    /// Returns true if `bytes` hash to this digest.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         let mut hasher = self.hasher();
         hasher.update(bytes);
@@ -156,7 +156,7 @@ impl FromStr for Digest {
     type Err = DigestError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        // The input may be hostile and long: keep an error readable.
+        // The input may be malicious and long: keep the error readable.
         let err = || DigestError(s.chars().take(140).collect());
         let (algorithm, hex) = s.split_once(':').ok_or_else(err)?;
         match algorithm {

@@ -1,4 +1,4 @@
-//! One file of a cache on its way: a relative path, what it is, its metadata.
+//! One file of a cache in transit: a relative path, its kind, its metadata.
 //!
 //! Paths are bytes, as on Unix: they need not be UTF-8.
 
@@ -11,7 +11,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 
 /// The path of an entry below its root: `/`-separated names, none of them empty, `.` or `..`, no NUL byte.
 ///
-/// Ordered by bytes, so a folder comes before what it holds, though not always directly before.
+/// Ordered by bytes, so a folder comes before its contents, but not always directly before.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryPath(Box<[u8]>);
 
@@ -19,14 +19,14 @@ pub struct EntryPath(Box<[u8]>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("path `{path}` is refused: {why}")]
 pub struct PathRefused {
-    /// The path, made printable, at most some 200 characters of it.
+    /// The path in printable form, at most some 200 characters of it.
     pub path: String,
-    /// The rule that it breaks.
+    /// The violated rule.
     pub why: &'static str,
 }
 
 impl EntryPath {
-    /// Checks and takes `bytes`.
+    /// Checks `bytes` and takes ownership of them.
     ///
     /// # Errors
     /// When the path is empty, absolute, too long, or holds a NUL, an empty name, `.` or `..`.
@@ -118,7 +118,7 @@ impl fmt::Debug for EntryPath {
     }
 }
 
-/// A moment of a file: seconds from 1970 (negative before) and nanoseconds from 0 to 999,999,999.
+/// A file's timestamp: seconds from 1970 (negative before) and nanoseconds from 0 to 999,999,999.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
     /// Whole seconds, rounded down.
@@ -138,7 +138,7 @@ impl Time {
         i128::from(self.secs) * 1_000_000_000 + i128::from(self.nanos)
     }
 
-    /// The moment that many nanoseconds from 1970; `None` where it does not fit.
+    /// The time this many nanoseconds from 1970; `None` if it does not fit.
     pub fn from_nanos(nanos: i128) -> Option<Self> {
         let secs = i64::try_from(nanos.div_euclid(1_000_000_000)).ok()?;
         Some(Self {
@@ -165,7 +165,7 @@ impl From<std::time::SystemTime> for Time {
     }
 }
 
-/// Who may do what with an entry, and when it was last changed.
+/// Permissions and owner of an entry, and when it was last changed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Permission bits, `0o7777` at most.
@@ -178,12 +178,12 @@ pub struct Meta {
     pub mtime: Time,
 }
 
-/// A run of bytes of a file that holds data; between two of them is a hole.
+/// A run of bytes of a file that contains data; between two of them is a hole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
     /// Where it starts in the file.
     pub offset: u64,
-    /// Its length, never 0.
+    /// Its length; never 0.
     pub len: u64,
 }
 
@@ -192,7 +192,7 @@ pub struct Extent {
 pub enum Kind {
     /// A regular file.
     File {
-        /// Bytes from start to end, holes included.
+        /// The file's size, including holes.
         size: u64,
         /// For a sparse file its data in ascending order, disjoint; `None` for an ordinary one.
         ///
@@ -201,14 +201,14 @@ pub enum Kind {
     },
     /// A folder.
     Dir,
-    /// A symbolic link, its target as it stands.
+    /// A symbolic link, with its unmodified target.
     Symlink(Box<[u8]>),
-    /// Another name of the regular file at that path, which is an entry of the same tree.
+    /// Another name of the regular file at that path, which must be an entry of the same tree.
     Hardlink(EntryPath),
 }
 
 impl Kind {
-    /// Bytes of content: what is packed for it.
+    /// Bytes of content: what is packed.
     pub fn content_len(&self) -> u64 {
         match self {
             Self::File {
@@ -223,7 +223,7 @@ impl Kind {
         }
     }
 
-    /// Says whether it is a regular file with content of its own.
+    /// Returns true if it is a regular file with its own content.
     pub fn is_file(&self) -> bool {
         matches!(self, Self::File { .. })
     }
@@ -235,15 +235,15 @@ pub type Xattr = (Box<[u8]>, Box<[u8]>);
 /// One file, folder or link of a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where it stands below the root.
+    /// Its place below the root.
     pub path: EntryPath,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// Permissions, owner, time.
     pub meta: Meta,
-    /// Extended attributes, sorted by name; empty unless they were asked for.
+    /// Extended attributes, sorted by name; empty unless requested.
     pub xattrs: Box<[Xattr]>,
-    /// The one other entry without which this one is of no use (a Go action entry names its output).
+    /// The one other entry without which this one is useless (a Go action entry names its output).
     pub needs: Option<EntryPath>,
 }
 
@@ -263,14 +263,14 @@ impl Entry {
     }
 }
 
-/// The content of one file as it is packed, to be read to its end once.
+/// The content of one file as it is packed, to be read once to its end.
 ///
 /// Yields exactly `entry.kind.content_len()` bytes, unless the file changed.
 pub trait Content: Read + Send {
-    /// After the end: says whether what was read is one true state of the file.
+    /// To be called after the end: checks that what was read is one consistent state of the file.
     ///
     /// # Errors
-    /// In words, why not: it changed while it was read, it is damaged.
+    /// Why not, as text: the file changed while it was read, or it is damaged.
     fn settle(self: Box<Self>) -> std::result::Result<(), String>;
 }
 

@@ -1,11 +1,11 @@
-//! A map that remembers for a while, and only so much.
+//! A map with a limited size whose entries expire.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Remembers each entry for a while. Where there are too many, the half that was inserted first goes.
+/// Remembers each entry for a while. If there are too many, the older half is removed.
 #[derive(Debug)]
 pub struct Lately<K, V = ()> {
     most: usize,
@@ -14,7 +14,7 @@ pub struct Lately<K, V = ()> {
 }
 
 impl<K: Hash + Eq, V: Clone> Lately<K, V> {
-    /// Nothing yet: at most `most` entries, each for `life`.
+    /// An empty map: at most `most` entries, each for `life`.
     pub fn new(most: usize, life: Duration) -> Self {
         Self {
             most,
@@ -23,7 +23,7 @@ impl<K: Hash + Eq, V: Clone> Lately<K, V> {
         }
     }
 
-    /// Remembers it from now on, in place of what was known of its key.
+    /// Inserts or replaces an entry, whose lifetime starts now.
     pub fn insert(&self, key: K, value: V) {
         if self.life.is_zero() {
             return;
@@ -38,24 +38,24 @@ impl<K: Hash + Eq, V: Clone> Lately<K, V> {
         known.insert(key, (Instant::now(), value));
     }
 
-    /// What is known of a key.
+    /// The value of a key.
     pub fn get(&self, key: &K) -> Option<V> {
         let known = self.known.lock();
         let (at, value) = known.get(key)?;
         (at.elapsed() < self.life).then(|| value.clone())
     }
 
-    /// Returns true if something is known of a key.
+    /// Returns true if there is a value for a key.
     pub fn contains(&self, key: &K) -> bool {
         self.get(key).is_some()
     }
 
-    /// Forgets a key.
+    /// Removes a key.
     pub fn remove(&self, key: &K) {
         self.known.lock().remove(key);
     }
 
-    /// Forgets everything.
+    /// Removes all entries.
     pub fn clear(&self) {
         self.known.lock().clear();
     }

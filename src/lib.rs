@@ -1,17 +1,20 @@
 //! cachectl carries build caches between CI nodes as content-addressed OCI artifacts.
 //!
-//! The rooms, along the way of the data (`ARCHITECTURE.md` draws it; `tests/rooms.rs` holds who may use whom):
+//! The modules, in the order of the data flow (`ARCHITECTURE.md` shows it; `tests/rooms.rs` defines which module may use
+//! which):
 //!
-//! - [`source`]: caches on disk, read out as entries and put back: Go's build and module caches, any folder.
+//! - [`source`]: caches on disk, read as entries and restored: Go's build and module caches, any folder.
 //! - [`pack`]: entries to packs and back, on all cores.
 //! - [`artifact`]: the documents: table of contents, config, manifest, tags; folding and closure. Pure.
-//! - [`store`]: blobs and tags on disk, in a layout, in S3, in a registry, behind small traits; wrappers of one behaviour each.
+//! - [`store`]: blobs and tags on disk, in an image layout, in S3, in a registry, behind small traits; wrappers with one
+//!   behaviour each.
 //! - [`transfer`]: from store to store, by descriptors.
-//! - [`ops`]: the verbs, plain options in and plain reports out.
-//! - [`proto`]: the control API's messages, made of options and reports and back.
-//! - [`serve`], [`daemon`]: the daemon's doors, each a protocol; how they are put together, listen and stop.
+//! - [`ops`]: the verbs: plain options in, plain reports out.
+//! - [`proto`]: the control API's messages, converted from and to options and reports.
+//! - [`serve`], [`daemon`]: the daemon's doors, one per protocol; how they are assembled, listen and stop.
 //! - [`config`], [`cli`], [`telemetry`]: settings with their origin; arguments, terminal and exit codes; logs.
-//! - [`digest`], [`entry`], [`fs`], [`task`], [`lately`], [`memory`], [`random`], [`redact`], [`progress`], [`trace`], [`metrics`], [`fair`]: the vocabulary, without product knowledge.
+//! - [`digest`], [`entry`], [`fs`], [`task`], [`lately`], [`memory`], [`random`], [`redact`], [`progress`], [`trace`],
+//!   [`metrics`], [`fair`]: shared basics, without product knowledge.
 
 pub mod artifact;
 pub mod backoff;

@@ -4,17 +4,17 @@ use std::io::{self, Write};
 
 use clap::{Arg, ArgAction, Command};
 
-/// Writes the page of a command. Its synopsis names the values of options, which `clap_mangen`'s own leaves out.
+/// Writes the manual page of a command. Its synopsis includes the values of options, which `clap_mangen`'s own omits.
 ///
 /// # Errors
-/// Those of `to`.
+/// Errors of `to`.
 pub fn page(mut command: Command, to: &mut dyn Write) -> io::Result<()> {
     command.build();
     let usage = usage(&command);
     clap_mangen::Man::new(command.override_usage(usage)).render(to)
 }
 
-/// The command with all that it takes, options first.
+/// The command with all its arguments, options first.
 fn usage(command: &Command) -> String {
     let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
     let mut words = vec![name.to_owned()];

@@ -1,22 +1,22 @@
-//! Memory budgets: how much the documents of strangers may take, all that are read at once counted together.
+//! Memory budgets: a limit on the memory of untrusted documents, for all that are read at once together.
 //!
-//! A reader reserves before it allocates. What it decoded keeps its [`Reservation`], which gives the bytes back when dropped.
+//! A reader reserves before it allocates. The decoded value keeps its [`Reservation`], which returns the bytes when dropped.
 
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Names whose manifests are in memory at once: up to 4 MiB each.
+/// Number of names whose manifests may be in memory at once: up to 4 MiB each.
 const MANIFESTS: usize = 8;
 
-/// Bytes that the tables of one command may take, whatever they list: what a command takes besides is within the 256 MB as well.
+/// Bytes for the tables of one command, whatever they list: with the other memory of a command they stay within 256 MB.
 const COMMAND_BYTES: u64 = 224_000_000;
-/// Bytes that configs, and what is kept of each snapshot beside its tables, may take besides. No writer counts on them.
+/// Additional bytes for configs, and for what is kept of each snapshot beside its tables. No writer relies on them.
 const COMMAND_STATE_BYTES: u64 = 12_000_000;
-/// And for each entry that they list.
+/// Additional bytes for each entry that they list.
 const COMMAND_BYTES_PER_ENTRY: u64 = 250;
-/// Entries that count for that.
+/// Maximum number of entries that count for that.
 const COMMAND_ENTRIES: u64 = 2_000_000;
 
 /// A budget in bytes; clones share it.
@@ -42,7 +42,7 @@ struct Taken {
     entries: u64,
 }
 
-/// A reservation that the budget has no room for.
+/// A reservation that exceeds the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it needs more memory than there is: {} of {} MB are in use",
@@ -50,15 +50,15 @@ struct Taken {
     limit / 1_000_000
 )]
 pub struct Exhausted {
-    /// Bytes that the budget has.
+    /// The budget in bytes.
     pub limit: u64,
-    /// Bytes that were reserved before.
+    /// Bytes that were already reserved.
     pub taken: u64,
 }
 
 impl MemoryBudget {
-    /// The budget of one run of the command line: 224 MB for tables, 12 MB for what is kept beside them, and 250 bytes for each entry
-    /// that is read, of two million at most.
+    /// The budget of one run of the command line: 224 MB for tables, 12 MB for other state, and 250 bytes for each entry that
+    /// is read, of at most two million.
     pub fn of_command() -> Self {
         Self::new(Limit {
             bytes: COMMAND_BYTES + COMMAND_STATE_BYTES,
@@ -82,18 +82,18 @@ impl MemoryBudget {
         }))
     }
 
-    /// Waits for one of eight turns to have manifests in memory that nobody knows the size of. Whoever has one waits for no other.
+    /// Waits for one of eight permits to have manifests of unknown size in memory. A holder never waits for another permit.
     pub async fn turn(&self) -> OwnedSemaphorePermit {
         let turn = self.0.manifests.clone().acquire_owned().await;
         turn.expect("nothing closes it")
     }
 
-    /// Says whether strangers share it: then what finds no room now may find some later.
+    /// Returns true if strangers share it: then a reservation that fails now may succeed later.
     pub fn is_shared(&self) -> bool {
         self.0.limit.per_entry == 0
     }
 
-    /// Says whether a command could read `entries` whose tables take `bytes`, with nothing else in memory.
+    /// Returns true if a command could read `entries` whose tables take `bytes`, with nothing else in memory.
     pub fn fits_a_command(entries: u64, bytes: u64) -> bool {
         let budget = Self::new(Limit {
             bytes: COMMAND_BYTES,
@@ -105,14 +105,14 @@ impl MemoryBudget {
     /// Reserves `bytes` for tables of `entries`.
     ///
     /// # Errors
-    /// When there is no room for them; nothing is reserved then.
+    /// Too little of the budget is left; then nothing is reserved.
     pub fn reserve(&self, entries: u64, bytes: u64) -> Result<Reservation, Exhausted> {
         let mut reservation = self.nothing();
         self.add(&mut reservation, Taken { bytes, entries })?;
         Ok(reservation)
     }
 
-    /// A reservation of nothing, which may grow.
+    /// An empty reservation, which may grow.
     pub fn nothing(&self) -> Reservation {
         Reservation {
             budget: Some(self.clone()),
@@ -151,9 +151,9 @@ impl MemoryBudget {
     }
 }
 
-/// Room in a budget, given back when this is dropped.
+/// A part of a budget, returned when this is dropped.
 ///
-/// It says nothing about the value that it is kept with: copies of that are not counted, and are equal with another one.
+/// It is independent of the value that it accompanies: copies are not counted, and all reservations compare equal.
 #[derive(Debug, Default)]
 pub struct Reservation {
     budget: Option<MemoryBudget>,
@@ -164,7 +164,7 @@ impl Reservation {
     /// Reserves `bytes` more.
     ///
     /// # Errors
-    /// When there is no room for them; what was reserved before stays so.
+    /// Too little of the budget is left; the existing reservation is unchanged.
     pub fn grow(&mut self, bytes: u64) -> Result<(), Exhausted> {
         self.grow_of(0, bytes)
     }
@@ -172,7 +172,7 @@ impl Reservation {
     /// Reserves `bytes` more, for `entries`.
     ///
     /// # Errors
-    /// When there is no room for them; what was reserved before stays so.
+    /// Too little of the budget is left; the existing reservation is unchanged.
     pub fn grow_of(&mut self, entries: u64, bytes: u64) -> Result<(), Exhausted> {
         let Some(budget) = self.budget.clone() else {
             return Ok(());
@@ -180,7 +180,7 @@ impl Reservation {
         budget.add(self, Taken { bytes, entries })
     }
 
-    /// Gives `bytes` of it back.
+    /// Returns `bytes` of it.
     pub fn shrink(&mut self, bytes: u64) {
         let bytes = bytes.min(self.taken.bytes);
         self.taken.bytes -= bytes;
@@ -189,7 +189,7 @@ impl Reservation {
         }
     }
 
-    /// Bytes that it holds.
+    /// The number of reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.taken.bytes
     }

@@ -1,24 +1,24 @@
-//! What a room tells whoever watches: phases, bytes, warnings. How it looks is the watcher's business.
+//! Events of an operation for its watchers: phases, bytes, warnings. Presentation is up to the watcher.
 
 use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-/// A part of an operation that takes time of its own.
+/// A phase of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Finding and reading names, manifests and tables of contents.
     Resolve,
-    /// Reading the tree's metadata and what metadata does not prove.
+    /// Reading the tree's metadata, and contents where metadata proves nothing.
     Scan,
-    /// Packing what is new.
+    /// Packing new contents.
     Pack,
     /// Sending packs.
     Upload,
     /// Fetching and unpacking.
     Restore,
-    /// Renaming into place.
+    /// Renaming to final paths.
     Place,
     /// Publishing the name.
     Publish,
@@ -39,15 +39,15 @@ impl Phase {
     }
 }
 
-/// Watches an operation; called from many threads, must return at once.
+/// Watches an operation; called from many threads, must return immediately.
 pub trait Watch: Send + Sync {
-    /// A phase begins; `total_bytes` where it is known.
+    /// A phase begins; `total_bytes` if known.
     fn begin(&self, phase: Phase, total_bytes: Option<u64>);
-    /// So many more bytes of the phase are done.
+    /// This many more bytes of the phase are done.
     fn advance(&self, phase: Phase, bytes: u64);
     /// The phase ended.
     fn end(&self, phase: Phase);
-    /// Something that the user should know, though the operation goes on. One line, no final period.
+    /// Something the user should know, although the operation continues. One line, no final period.
     fn warn(&self, message: &str);
 }
 
@@ -72,7 +72,7 @@ pub fn silent() -> Progress {
     Arc::new(Silent)
 }
 
-/// A span of time as people say it: `0.4s`, `10s`, `1m 30s`, `1h`. Below ten seconds tenths count.
+/// A duration in a readable form: `0.4s`, `10s`, `1m 30s`, `1h`. Below ten seconds with tenths.
 pub fn span(time: Duration) -> String {
     let tenths = time.as_millis().saturating_add(50) / 100;
     if tenths < 100 && !tenths.is_multiple_of(10) {

@@ -1,9 +1,9 @@
-//! Chance that nobody can guess.
+//! Unpredictable random numbers.
 
 /// Bytes from the system's generator.
 ///
 /// # Panics
-/// On a kernel without `getrandom` (before 3.17), where nothing safe can be done.
+/// On a kernel without `getrandom` (before 3.17), where no secure alternative exists.
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut all = [0; N];
     let mut filled = 0;

@@ -1,18 +1,18 @@
-//! Secrets that cannot be printed, and URLs without theirs.
+//! Secrets that cannot be printed, and URLs without their secrets.
 
 use std::fmt;
 
-/// A password, token or key. It has no `Display`, and its `Debug` shows nothing of it.
+/// A password, token or key. It has no `Display`, and its `Debug` output shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes the secret.
+    /// Wraps a secret.
     pub fn new(secret: impl Into<String>) -> Self {
         Self(secret.into())
     }
 
-    /// The secret itself, to be sent and never logged.
+    /// The secret itself, to be sent but never logged.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -36,12 +36,12 @@ impl<'de> serde::Deserialize<'de> for Secret {
     }
 }
 
-/// Begins a path, in which nobody writes a secret.
+/// Beginnings of paths, which contain no secrets.
 const PATHS: [&str; 7] = ["/", ".", "~", "disk:", "oci-layout:", "cachectld:", "unix:"];
-/// What stands for a part that may be a secret.
+/// Replaces a part that may be a secret.
 const HIDDEN: &str = "…";
 
-/// `url` without user name, password and the values of its query: fit for messages. What is not a URL may be a secret that was
+/// `url` without user name, password and the values of its query: suitable for messages. Text that is not a URL may be a secret
 /// pasted into the wrong place, and is not shown at all.
 pub fn url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
@@ -56,7 +56,7 @@ pub fn url(url: &str) -> String {
         Some((base, query)) => (base, Some(query)),
         None => (rest, None),
     };
-    // A password holds `/` where nobody encoded it, so all before the last `@` goes; that of a digest is none.
+    // A password may contain an unencoded `/`, so everything before the last `@` is removed; the `@` of a digest is not one.
     let base = match base.rsplit_once('@') {
         Some((_, after)) if !after.starts_with("sha256:") && !after.starts_with("sha512:") => after,
         _ => base,
@@ -73,7 +73,7 @@ pub fn url(url: &str) -> String {
     }
 }
 
-/// A value of a setting as it was written, unless it is a URL or holds a name and a password: fit for messages.
+/// A setting's value as written, unless it is a URL or contains a name and a password: suitable for messages.
 pub fn value(text: &str) -> String {
     let decoded = decoded(text);
     let has_password = decoded
@@ -86,7 +86,7 @@ pub fn value(text: &str) -> String {
     }
 }
 
-/// A text that stands where a host or bucket is expected, with a port or without: fit for messages.
+/// A text in the place of a host or bucket, with or without a port: suitable for messages.
 pub fn host(text: &str) -> String {
     if !decoded(text).contains([':', '@']) || is_host(text) {
         text.to_owned()
@@ -95,7 +95,7 @@ pub fn host(text: &str) -> String {
     }
 }
 
-/// The text without percent-encoding, however often it was encoded.
+/// The text without percent-encoding, even if it was encoded repeatedly.
 pub fn decoded(text: &str) -> String {
     let mut text = text.to_owned();
     // Each round makes it shorter; nobody encodes more often.
@@ -109,7 +109,7 @@ pub fn decoded(text: &str) -> String {
     text
 }
 
-/// What follows the last `@` that is percent-encoded, once or more often.
+/// The text after the last `@` that is percent-encoded, once or repeatedly.
 fn after_encoded_at(text: &str) -> &str {
     let starts = text.match_indices('%').map(|(at, _)| at + 1);
     let mut ends = starts.filter_map(|at| {
@@ -122,7 +122,7 @@ fn after_encoded_at(text: &str) -> &str {
     ends.next_back().unwrap_or(text)
 }
 
-/// Endpoint and region help to understand a message; signatures and tokens must not show.
+/// Endpoint and region help to understand a message; signatures and tokens must not be shown.
 fn pair(pair: &str) -> String {
     let is_name = |k: &str| {
         k.bytes()
@@ -136,13 +136,13 @@ fn pair(pair: &str) -> String {
     }
 }
 
-/// Says whether this can begin a URL (RFC 3986 §3.1), in lower case as everybody writes it.
+/// Returns true if this can begin a URL (RFC 3986 §3.1), in lower case as is usual.
 pub fn is_scheme(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+-.".contains(&b);
     (1..=20).contains(&text.len()) && text.bytes().all(plain)
 }
 
-/// Says whether this is a host, or a bucket, with a port or without; a name with a password after it is not.
+/// Returns true if this is a host, or a bucket, with or without a port; false for a name followed by a password.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -162,7 +162,7 @@ fn is_host_with_port(text: &str) -> bool {
     is_host(host) && host.contains(':') && !host.ends_with(':')
 }
 
-/// Text from elsewhere within a message: what is unfit is escaped, letters and quotes stay as they were said.
+/// External text within a message: unsuitable characters are escaped, letters and quotes are unchanged.
 pub fn escaped(text: &str) -> String {
     text.chars().fold(String::new(), |mut all, c| {
         if is_unfit(c) {
@@ -174,7 +174,7 @@ pub fn escaped(text: &str) -> String {
     })
 }
 
-/// Control characters, line breaks, and what turns the direction of writing: text from elsewhere is shown without.
+/// Control characters, line breaks, and characters that change the writing direction: external text is shown without them.
 pub fn is_unfit(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -248,7 +248,7 @@ mod tests {
             "Hunter2 hunter2://x",
             "",
         ] {
-            // `hunter2:` is what a scheme looks like; everything else of it must not show.
+            // `hunter2:` looks like a scheme; nothing else of it may be shown.
             let shown = url(text).replace("hunter2://", "");
             assert!(!shown.contains("unter2"), "{text}: {shown}");
             if text.contains(['@', '%']) {

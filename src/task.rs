@@ -1,4 +1,4 @@
-//! The only doors between async and blocking code, and the only place that starts tasks.
+//! The only bridge between async and blocking code, and the only place that starts tasks.
 
 use std::sync::{
     Arc,
@@ -11,27 +11,29 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-/// Bytes of a document up to which it is parsed on the spot, in about a millisecond.
+/// Maximum size of a document that is parsed without another thread, in about a millisecond.
 const SHORT: usize = 64 << 10;
-/// Longer documents that are parsed at once, whoever asked for it: each takes a processor, and some times its own size of memory.
+/// Longer documents that are parsed concurrently, for all callers: each takes a processor, and several times its own size of
+/// memory.
 const PARSERS: usize = 4;
 
 static PARSING: Semaphore = Semaphore::const_new(PARSERS);
 
-/// Threads of a runtime. Given to it, since it panics where `TOKIO_WORKER_THREADS`, which is not for us, is no number.
+/// Number of threads of a runtime. Set explicitly, since it panics if `TOKIO_WORKER_THREADS`, which is not meant for us, is not
+/// a number.
 pub fn workers() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Makes a file that would grow over the limit for this process (`ulimit -f`) an error of the write, instead of a signal that ends
-/// the process. Programs that it starts get the signal. To be called within a runtime.
+/// Makes writing a file beyond this process's size limit (`ulimit -f`) an error of the write, instead of a signal that ends the
+/// process. Programs that it starts get the signal. Must be called within a runtime.
 pub fn outlive_file_limit() {
     let number = rustix::process::Signal::XFSZ.as_raw();
-    // What listens is not needed: the handler stays. Without it all is as before.
+    // The listener is not needed: the handler stays. If this fails, nothing changes.
     let _ = signal(SignalKind::from_raw(number));
 }
 
-/// Runs blocking `work` on a thread for it; a panic in it goes on in the caller.
+/// Runs blocking `work` on a separate thread; a panic in it is resumed in the caller.
 ///
 /// Dropping the future does not stop the work.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -44,8 +46,8 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// Parses a document of so many `bytes` that a stranger wrote: a short one on the spot, any other on a thread for it, a few at once. So
-/// no document keeps the threads that serve from everybody else.
+/// Parses an untrusted document of `bytes` bytes: a short one immediately, a longer one on a separate thread, a few at once. So
+/// no document blocks the threads that serve others.
 pub async fn parse<T: Send + 'static>(
     bytes: usize,
     read: impl FnOnce() -> T + Send + 'static,
@@ -54,7 +56,7 @@ pub async fn parse<T: Send + 'static>(
         return read();
     }
     let place = PARSING.acquire().await.expect("nothing closes it");
-    // It goes with the work, which goes on where nobody waits for it any more.
+    // It belongs to the work, which continues even if nobody waits for it any more.
     blocking(move || {
         let _place = place;
         read()
@@ -62,18 +64,18 @@ pub async fn parse<T: Send + 'static>(
     .await
 }
 
-/// Tells blocking work whether anybody still waits for it.
+/// Tells blocking work whether anybody is still waiting for it.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Says whether nobody waits any more.
+    /// Returns true if nobody is waiting any more.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// As [`blocking`], for long work: its [`Stop`] is set as soon as the future is dropped, and the work is to look at it often.
+/// As [`blocking`], for long work: its [`Stop`] is set as soon as the future is dropped, and the work must check it often.
 pub async fn stoppable<T: Send + 'static>(work: impl FnOnce(&Stop) -> T + Send + 'static) -> T {
     struct OnDrop(Stop);
     impl Drop for OnDrop {
@@ -102,7 +104,7 @@ pub fn spawn<T: Send + 'static>(
 pub struct Task<T>(Option<tokio::task::JoinHandle<T>>);
 
 impl<T> Task<T> {
-    /// Waits for its value; a panic in it goes on in the caller.
+    /// Waits for its value; a panic in it is resumed in the caller.
     pub async fn join(mut self) -> T {
         let handle = self
             .0
@@ -115,7 +117,7 @@ impl<T> Task<T> {
         }
     }
 
-    /// Lets it run on without anybody waiting: for cleaning up where nobody can wait, and only best effort.
+    /// Lets it continue without anybody waiting: for best-effort clean-up where nobody can wait.
     pub fn detach(mut self) {
         self.0 = None;
     }

@@ -1,8 +1,8 @@
-//! Which trace a piece of work belongs to: W3C Trace Context, read from who asks and shown to whom we ask.
+//! The trace that a piece of work belongs to: W3C Trace Context, taken from incoming requests, forwarded on outgoing ones.
 //!
-//! A context hangs on a tracing span, so it follows the work into every task of [`crate::task`]. Where spans are exported
-//! (`telemetry::otlp`), the exporter gives spans their ids; elsewhere those made here serve, so that the lines of one
-//! request carry one id in any case.
+//! A context is attached to a tracing span, so it follows the work into every task of [`crate::task`]. If spans are exported
+//! (`telemetry::otlp`), the exporter assigns their ids; otherwise those created here are used, so that the log lines of one
+//! request always share an id.
 
 use std::{fmt, str::FromStr};
 
@@ -18,7 +18,7 @@ pub const TRACEPARENT: &str = "traceparent";
 /// Length of a header of version 00.
 const LENGTH: usize = 55;
 
-/// A place in a trace; its text is the header's value, version 00.
+/// A position in a trace; its text is the header's value, version 00.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: u128,
@@ -26,13 +26,13 @@ pub struct TraceContext {
     flags: u8,
 }
 
-/// What is no `traceparent`.
+/// Not a valid `traceparent`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a traceparent of W3C Trace Context")]
 pub struct NoTraceparent;
 
 impl TraceContext {
-    /// A new trace, not sampled: nobody collects it, as far as we know.
+    /// A new trace, not sampled: as far as we know, nobody collects it.
     pub fn random() -> Self {
         Self {
             // Zero is not an id.
@@ -81,7 +81,7 @@ impl FromStr for TraceContext {
     }
 }
 
-/// Reads a header. A version after 00 may have more fields behind those of today; `ff` is none (3.2.2).
+/// Parses a header. A version after 00 may have more fields after the current ones; `ff` is invalid (3.2.2).
 fn parse(s: &str) -> Option<TraceContext> {
     let (known, more) = s.split_at_checked(LENGTH)?;
     let mut parts = known.split('-');
@@ -94,7 +94,7 @@ fn parse(s: &str) -> Option<TraceContext> {
     let version = hex(2)?;
     let trace_id = hex(32)?;
     let span_id = u64::try_from(hex(16)?).ok()?;
-    // Only the lowest bit means something today.
+    // Only the lowest bit has a meaning today.
     let flags = u8::try_from(hex(2)?).ok()? & 1;
     let ends = match version {
         0 => more.is_empty(),
@@ -111,25 +111,25 @@ fn parse(s: &str) -> Option<TraceContext> {
 /// Where a span began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
-    /// Its place.
+    /// Its position.
     pub context: TraceContext,
-    /// Whether it goes to a collector, so that it is worth saying more in it.
+    /// Whether it is exported to a collector, so that adding details to it is worthwhile.
     pub exported: bool,
 }
 
-/// Makes `span`, which was not entered yet, a part of the trace that `parent` is of, or of a new one.
+/// Makes `span`, which was not entered yet, part of the trace of `parent`, or of a new one.
 ///
-/// It answers somebody's request. A collector gets it under `name`, since a span's own is fixed when the program is built;
-/// for that `span` needs empty fields `otel.name` and `otel.kind`.
+/// It answers a request. A collector receives it under `name`, since a span's own name is fixed at compile time; for that
+/// `span` needs the empty fields `otel.name` and `otel.kind`.
 pub fn begin(span: &Span, parent: Option<TraceContext>, name: impl FnOnce() -> String) -> Begun {
-    // Fails where spans are not exported, or this one is not shown.
+    // Fails if spans are not exported, or this one is disabled.
     if span.set_parent(opentelemetry::Context::new()).is_ok() {
         if let Some(parent) = parent {
             let context = opentelemetry::Context::new().with_remote_span_context(parent.remote());
-            // The same just went well.
+            // The same call has just succeeded.
             let _ = span.set_parent(context);
         }
-        // It begins when its context is asked for; then its name is final.
+        // It begins when its context is requested; then its name is final.
         span.record("otel.name", name());
         span.record("otel.kind", "server");
         if let Some(context) = TraceContext::of(span.context().span().span_context()) {
@@ -137,7 +137,7 @@ pub fn begin(span: &Span, parent: Option<TraceContext>, name: impl FnOnce() -> S
             return Begun { context, exported };
         }
     }
-    // Who adds no span of its own passes on what it got, or those below would hang on a parent that nobody knows.
+    // A service that adds no span of its own forwards the incoming one, or those below would have an unknown parent.
     let own = parent.unwrap_or_else(TraceContext::random);
     span.with_subscriber(|(id, dispatch)| {
         if let Some(found) = dispatch.downcast_ref::<Registry>().and_then(|r| r.span(id)) {
@@ -150,7 +150,7 @@ pub fn begin(span: &Span, parent: Option<TraceContext>, name: impl FnOnce() -> S
     }
 }
 
-/// The place of the work that asks; `None` outside of any request.
+/// The position of the current work; `None` outside of any request.
 pub fn current() -> Option<TraceContext> {
     let span = Span::current();
     if let Some(exported) = TraceContext::of(span.context().span().span_context()) {

@@ -1,4 +1,4 @@
-//! The command line: a flag for each key of the table that has one, and the few that are no settings.
+//! The command line: a flag for each key of the settings table that has one, and a few flags that are not settings.
 
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use clap_complete::Shell;
 use super::error::{Error, Result as DaemonResult};
 use crate::config::{Layer, daemon::TABLE, flags};
 
-/// What is printed about the command line.
+/// Output about the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manual {
     Completions(Shell),
@@ -20,7 +20,7 @@ pub(super) enum Manual {
 }
 
 impl Manual {
-    /// What is to be printed.
+    /// The text to print.
     pub(super) fn text(self) -> DaemonResult<String> {
         let mut command = command();
         let mut text = Vec::new();
@@ -35,18 +35,18 @@ impl Manual {
     }
 }
 
-/// What was asked for.
+/// The parsed command line.
 #[derive(Debug)]
 pub(super) struct Args {
-    /// The settings file, if one is named.
+    /// The settings file, if one was given.
     pub(super) config: Option<PathBuf>,
     /// Only check the settings.
     pub(super) check: bool,
-    /// Log all settings at the start.
+    /// Log all settings at startup.
     pub(super) verbose: bool,
     /// Only print something about the command line.
     pub(super) manual: Option<Manual>,
-    /// What the flags say about settings.
+    /// Settings given as flags.
     pub(super) layer: Layer,
 }
 
@@ -128,10 +128,10 @@ fn command() -> Command {
 }
 
 impl Args {
-    /// Reads the command line of this process.
+    /// Parses the command line of this process.
     ///
     /// # Errors
-    /// What is to be shown instead: help, the version, or what is wrong.
+    /// The text to show instead: help, the version, or the mistake.
     pub(super) fn parse(
         line: impl IntoIterator<Item = std::ffi::OsString>,
     ) -> Result<Self, clap::Error> {
@@ -149,7 +149,7 @@ impl Args {
     }
 }
 
-/// A mistake with a tip where the flag is what other servers call the address to listen at.
+/// Adds a tip to a mistake if the flag is what other servers call the listen address.
 fn explained(mut e: clap::Error) -> clap::Error {
     let names = ["--port", "-p", "--addr", "--address", "--bind", "--host"];
     let is_address = matches!(

@@ -1,8 +1,8 @@
-//! Requests that have come, and whose turn to be worked on has not.
+//! Requests that have arrived, but are not processed yet.
 //!
-//! A connection of HTTP/2 hands over all requests that came together before the first of them is looked at, and a thousand
-//! connections may do so at once. So a request costs no more than its head until its turn comes, heads are bounded, and so is how many
-//! there are: they wait for a processor alone, before anybody knows whose they are.
+//! An HTTP/2 connection hands over all requests that arrived together before the first of them is looked at, and a thousand
+//! connections may do so at once. So a request costs no more than its head until it is processed; heads are limited, and so is
+//! their number: they wait for a processor only, before their senders are identified.
 
 use std::sync::{
     Arc,
@@ -11,22 +11,22 @@ use std::sync::{
 
 use axum::http::{HeaderMap, StatusCode};
 
-/// Most requests of all connections that wait for a processor: some kilobytes each.
+/// Maximum number of requests of all connections that wait for a processor: a few kilobytes each.
 const MOST: usize = 4096;
-/// Most fields of a head: as many as hyper takes of HTTP/1. In HTTP/2 a field may cost its sender one byte, and takes some hundred
-/// here.
+/// Maximum number of fields of a head: as many as hyper accepts in HTTP/1. In HTTP/2 a field may cost its sender one byte, but
+/// takes some hundred here.
 const FIELDS: usize = 100;
 
-/// Those of a daemon's doors.
+/// The waiting requests of a daemon's doors.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Arrivals(Arc<AtomicUsize>);
 
-/// One of them; its turn has come when this is dropped.
+/// One of them; processing starts when this is dropped.
 #[derive(Debug)]
 pub(super) struct Arrived(Arc<AtomicUsize>);
 
 impl Arrivals {
-    /// Takes a request with that head, or refuses it with a status.
+    /// Accepts a request with that head, or refuses it with a status.
     pub(super) fn enter(&self, head: &HeaderMap) -> Result<Arrived, StatusCode> {
         if head.len() > FIELDS {
             return Err(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);

@@ -1,4 +1,4 @@
-//! Work that nobody asked for: at intervals, within a time, said in the log.
+//! Periodic background work, with a time limit and log messages.
 
 use std::{error::Error as StdError, sync::Arc, time::Duration};
 
@@ -12,25 +12,25 @@ use crate::{
     task::{self, Task},
 };
 
-/// How far a pause is longer or shorter than its period, at most, as a part of it: daemons that were started together do not
-/// meet at the store.
+/// Maximum deviation of a pause from its period, as a fraction: daemons that were started together do not hit the store at the
+/// same time.
 const JITTER: f64 = 0.2;
 
-/// When a kind of work is done.
+/// Schedule of a kind of work.
 pub struct Every {
-    /// What it is called in the log.
+    /// Its name in the log.
     pub name: &'static str,
-    /// Time from one start to the next; asked anew each time.
+    /// Time from one start to the next; queried each time.
     pub period: Box<dyn Fn() -> Duration + Send + Sync>,
-    /// Longest time it may take; then it is given up until the next time.
+    /// Maximum duration; after that it is aborted until the next time.
     pub limit: Duration,
 }
 
-/// How work ended: so many things were done.
+/// Result of the work: the number of items processed.
 pub type Done = Result<u64, Box<dyn StdError + Send + Sync>>;
 
-/// Does `work` again and again, never twice at once, until the task is dropped. The first time comes after a part of the
-/// period, so that a daemon which is restarted often gets to it too.
+/// Runs `work` repeatedly, never twice at once, until the task is dropped. The first run comes after a part of the period, so
+/// that a frequently restarted daemon gets to it too.
 pub fn start<F>(every: Every, work: impl Fn() -> F + Send + Sync + 'static) -> Task<()>
 where
     F: Future<Output = Done> + Send + 'static,
@@ -62,7 +62,7 @@ async fn run(every: &Every, work: impl Future<Output = Done>) {
     }
 }
 
-/// Removes uploads to which nothing came for `upload_ttl`, and counts them.
+/// Removes uploads that received nothing for `upload_ttl`, and counts them.
 pub(super) fn expire_uploads(
     live: Live,
     uploads: Arc<Uploads>,
@@ -90,7 +90,7 @@ pub(super) fn expire_uploads(
     })
 }
 
-/// Sends chunks that came while the store was away, once it is back.
+/// Sends chunks that arrived while the store was unreachable, once it is back.
 pub(super) fn send_late_chunks(uploads: Arc<Uploads>) -> Task<()> {
     let every = Every {
         name: "send late chunks",

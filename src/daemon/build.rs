@@ -1,4 +1,4 @@
-//! From settings to what answers requests. Binds nothing, asks no remote.
+//! From settings to the services that answer requests. Binds nothing, sends no request to a remote.
 
 use std::{path::Path, sync::Arc};
 
@@ -31,35 +31,35 @@ use crate::{
     task,
 };
 
-/// What is built.
+/// The services.
 pub struct Built {
-    /// The way in to the doors.
+    /// Entry point of the doors.
     pub doors: Arc<Gateway>,
-    /// The way in to probes and metrics alone.
+    /// Entry point of probes and metrics alone.
     pub admin: Arc<Gateway>,
-    /// Gives the numbers for whoever sends them away.
+    /// Provides the metrics for exporters.
     pub numbers: Arc<Admin>,
-    /// Who may do what.
+    /// Authenticates and authorizes callers.
     pub authority: Arc<Authority>,
-    /// Does TLS handshakes.
+    /// Performs TLS handshakes.
     pub tls: Option<Arc<tls::Acceptor>>,
-    /// How BuildKit's tags are kept.
+    /// Handles BuildKit's tags.
     pub caches: Arc<CacheTags>,
-    /// What callers share.
+    /// Limits that callers share.
     pub admission: Arc<Admission>,
     /// Unfinished uploads.
     pub uploads: Arc<Uploads>,
     /// The store behind the doors.
     pub store: Store,
-    /// The registry door, which follows settings.
+    /// The registry door, which is reconfigured on reload.
     pub registry: Arc<Registry>,
-    /// The control door, to be told where the daemon listens and when it drains.
+    /// The control door, which is told listen addresses and the start of draining.
     pub control: Arc<Control>,
-    /// What a folder in front has for the remote store behind it; `None` where there is one store alone.
+    /// The upload queue of a local cache directory for its remote store; `None` for a single store.
     pub backlog: Option<Arc<dyn Backlog>>,
 }
 
-/// Builds everything that `config` asks for; keeps what must survive in `state`.
+/// Builds everything that `config` asks for; persistent data is kept in `state`.
 #[allow(
     clippy::too_many_lines,
     reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
@@ -100,7 +100,7 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     })?;
     let uploads_dir = store.facts().spool_dir.clone();
     let uploads_dir = uploads_dir.unwrap_or_else(|| state.join("uploads"));
-    // What lies on this machine's disk no other daemon sees, and megabytes are no records to a registry.
+    // Other daemons do not see this machine's disk, and megabytes are not suitable as records of a registry.
     let keeps_pieces = matches!(store.url(), StoreUrl::S3(_));
     let shared = keeps_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared, backlog.is_some())?);
@@ -143,7 +143,7 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     if !is_apart {
         doors = doors.door(admin.clone());
     }
-    // The last one: it has an answer to every path.
+    // The last one, since it answers every path.
     let doors = doors.door(Arc::new(Tokens::new(authority.clone())));
     Ok(Built {
         doors: Arc::new(doors),
@@ -161,7 +161,7 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
     })
 }
 
-/// How the control door works; `options` are those of the daemon's own store.
+/// Settings of the control door; `options` are those of the daemon's own store.
 fn control(config: &Config, options: Options, state: &Path) -> control::Settings {
     control::Settings {
         allow_path: config.allow_path,
@@ -172,7 +172,7 @@ fn control(config: &Config, options: Options, state: &Path) -> control::Settings
     }
 }
 
-/// What one principal may have of unfinished uploads.
+/// Limits of one principal's unfinished uploads.
 pub(super) fn quota(config: &Config) -> Quota {
     Quota {
         uploads: config.max_uploads,
@@ -180,13 +180,13 @@ pub(super) fn quota(config: &Config) -> Quota {
     }
 }
 
-/// Lets the uploads' owners survive in `state`.
+/// Keeps the uploads' owners in `state` across restarts.
 async fn remember_owners(uploads: &Arc<Uploads>, state: &Path) -> Result<()> {
     let (uploads, path) = (uploads.clone(), state.join("upload-owners"));
     Ok(task::blocking(move || uploads.remember_owners(&path)).await?)
 }
 
-/// Counts what lies in a bucket of unfinished uploads; nobody waits for a bucket that does not answer.
+/// Counts the bytes of unfinished uploads in a bucket; nothing waits for a bucket that does not answer.
 fn count_bytes(uploads: &Arc<Uploads>) {
     let uploads = uploads.clone();
     let counting = async move {
@@ -197,7 +197,7 @@ fn count_bytes(uploads: &Arc<Uploads>) {
     task::spawn("count bytes of uploads", counting).detach();
 }
 
-/// Who can reach the doors that `config` opens.
+/// Who can reach the doors, according to `config`.
 pub(super) fn exposure(config: &Config) -> Exposure {
     let mut network = config.listen.iter().filter(|a| !a.is_local()).peekable();
     let verifies = config.tls.as_ref().is_some_and(|t| t.client_ca.is_some());

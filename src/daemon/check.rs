@@ -1,4 +1,4 @@
-//! `--check-config`: would it start? And what would hold?
+//! `--check-config`: whether the daemon would start, and with which settings.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -15,7 +15,7 @@ use crate::{
     task,
 };
 
-/// Every setting with its value, without secrets, and where that came from; defaults as they are here.
+/// Every setting with its value, without secrets, and its origin; defaults as they are on this machine.
 pub(super) fn rows(loaded: &Loaded<Config>) -> Vec<Row> {
     let found = loaded.config.found();
     let mut rows = loaded.rows();
@@ -29,8 +29,8 @@ pub(super) fn rows(loaded: &Loaded<Config>) -> Vec<Row> {
     rows
 }
 
-/// Warns of variables that look like settings and are none (a setting mistyped has ended the start already), and of those that make a
-/// line of the settings file mean nothing.
+/// Warns about variables that look like settings but are not (a mistyped setting has already ended the start), and about those
+/// that make a line of the settings file ineffective.
 pub(super) fn warn_of_variables(loaded: &Loaded<Config>) {
     for (key, place, variable) in &loaded.hidden {
         let line = place.to_string();
@@ -55,7 +55,7 @@ pub(super) fn table(loaded: &Loaded<Config>) -> String {
     let rows = rows(loaded);
     let width = |f: fn(&Row) -> &str| rows.iter().map(|r| f(r).chars().count()).max();
     let keys = width(|r| r.key).unwrap_or_default();
-    // One long value shall not push the origins of all others out of sight.
+    // One long value should not push the origins of all others off the screen.
     let values = width(|r| &r.value).unwrap_or_default().min(60);
     let mut text = match &loaded.file {
         Some(file) => format!("settings file: {}\n", file.display()),
@@ -71,7 +71,7 @@ pub(super) fn table(loaded: &Loaded<Config>) -> String {
     text
 }
 
-/// The last lines: whether the store can be reached now, which is no fault of the settings, and that these are right.
+/// The last lines: whether the store can be reached now, which the settings are not to blame for, and that they are valid.
 pub(super) async fn verdict(config: &Config) -> String {
     let store = match tiers::reach(config).await {
         Ok(true) => "the store can be reached".to_owned(),
@@ -81,8 +81,8 @@ pub(super) async fn verdict(config: &Config) -> String {
     format!("{store}\nOK: the settings are valid\n")
 }
 
-/// Refuses folders of the daemon's on a read-only file system, where it would not start, and warns of those that this user may not write
-/// to, who need not be the daemon's. Blocks.
+/// Refuses folders of the daemon on a read-only file system, where it would not start, and warns about those that are not
+/// writable for this user, who need not be the daemon's. Blocks.
 fn check_folders(config: &Config) -> Result<()> {
     let store = match config.store.0.parse() {
         Ok(StoreUrl::Disk(path) | StoreUrl::Layout(path)) => Some(path),
@@ -107,9 +107,9 @@ fn check_folders(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Checks what loading alone does not show: the store's URL, users, certificates, the socket's group.
+/// Checks what loading alone does not: the store's URL, users, certificates, the socket's group.
 ///
-/// Writes nothing that stays, opens no store and no port; [`verdict`] asks the store.
+/// Leaves nothing written, opens no store and no port; [`verdict`] asks the store.
 pub(super) async fn check(config: &Config) -> Result<()> {
     tiers::store_url(config)?;
     let set = config.clone();
@@ -120,7 +120,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
     if let Some(group) = config.socket.as_ref().and_then(|s| s.group.as_ref()) {
         socket::group_id(group).map_err(|why| Error::usage(format!("`socket_group`: {why}")))?;
     }
-    // A key for tokens would be made where there is none yet: not in the real folder.
+    // A missing key for tokens would be created: do that elsewhere, not in the real folder.
     let kept = config.state_dir.join("token.key");
     let scratch = tempfile::tempdir()
         .map_err(|e| Error::failed(format!("cannot make a temporary folder: {e}")))?;

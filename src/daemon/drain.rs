@@ -1,4 +1,4 @@
-//! The end: signals that ask for it, and what still has to be done before it.
+//! Shutdown: the signals that request it, and the work that remains before it.
 
 use std::{future::pending, io};
 
@@ -10,19 +10,19 @@ use tokio::{
 
 use crate::{serve::admission::Pool, store::tiered::Backlog, task::Task};
 
-/// Signals that this process listens to from the moment this is made.
+/// The signals that this process handles from now on.
 pub(super) struct Signals {
     int: Signal,
     term: Signal,
     hup: Signal,
 }
 
-/// What a signal asks for.
+/// What a signal requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Read settings again.
+    /// Reload the settings.
     Reload,
-    /// End; the signal's number.
+    /// Shut down; the signal's number.
     End(u8),
 }
 
@@ -45,7 +45,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that ends; its number. Cancel-safe.
+    /// Waits for a signal that requests shutdown; returns its number. Cancel-safe.
     pub(super) async fn end(&mut self) -> u8 {
         loop {
             if let Asked::End(number) = self.next().await {
@@ -55,16 +55,16 @@ impl Signals {
     }
 }
 
-/// What was left undone.
+/// Unfinished work.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Left {
-    /// Connections with requests that were not answered.
+    /// Connections with unanswered requests.
     pub(super) connections: usize,
-    /// Blobs and updates that the remote store has not got.
+    /// Blobs and updates that were not sent to the remote store.
     pub(super) queued: u64,
 }
 
-/// Waits for the listeners to end, then sends what waits for the remote store, both within one time.
+/// Waits for the listeners to end, then sends the upload queue to the remote store, both within one time limit.
 pub(super) async fn drain(
     serving: Vec<Task<()>>,
     connections: &Pool,
@@ -77,7 +77,7 @@ pub(super) async fn drain(
         left.connections = connections.taken();
     }
     if let Some(backlog) = backlog {
-        // If it does not keep to the time it is not waited for: what is in it is safe.
+        // If it exceeds the time limit, it is not waited for: its data is safe.
         left.queued = tokio::select! {
             left = backlog.flush(until) => left.waiting(),
             () = overdue(until) => 1,
@@ -91,7 +91,7 @@ pub(super) async fn drain(
     left
 }
 
-/// Ends a little after `until`.
+/// Returns a little after `until`.
 async fn overdue(until: Instant) {
     match until.checked_add(std::time::Duration::from_millis(500)) {
         Some(then) => tokio::time::sleep_until(then).await,

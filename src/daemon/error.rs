@@ -1,17 +1,17 @@
-//! Why the daemon does not start, in words that help, and the exit code that goes with it.
+//! Why the daemon does not start, with a hint and the exit code.
 
 use std::{error::Error as StdError, fmt::Write as _};
 
 use crate::{config, redact::is_unfit, serve::auth, store};
 
-/// Sort of a failure.
+/// The kind of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// The command line or a setting cannot be: 2.
+    /// Invalid command line or setting: 2.
     Usage,
-    /// Something of this machine is in the way: 1.
+    /// A problem with this machine: 1.
     Failed,
-    /// A broken promise of our own code: 70 (`EX_SOFTWARE` of sysexits.h).
+    /// A bug in our own code: 70 (`EX_SOFTWARE` of sysexits.h).
     Bug,
 }
 
@@ -26,14 +26,14 @@ impl Kind {
     }
 }
 
-/// A failure as whoever started the daemon gets it; holds no secret.
+/// A failure as shown to the user who started the daemon; holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
-    /// Its sort.
+    /// Its kind.
     pub kind: Kind,
     /// What failed, one line, without a final period.
     pub message: String,
-    /// What to do.
+    /// How to fix it.
     pub hint: Option<String>,
 }
 
@@ -41,7 +41,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// A failure without advice.
+    /// A failure without a hint.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -50,17 +50,17 @@ impl Error {
         }
     }
 
-    /// Of the command line or a setting.
+    /// A failure due to the command line or a setting.
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Kind::Usage, message)
     }
 
-    /// Of something of this machine.
+    /// A failure due to this machine.
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(Kind::Failed, message)
     }
 
-    /// Adds what to do.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -81,7 +81,7 @@ impl Error {
     }
 }
 
-/// A message from wherever it comes, fit for one line of a terminal.
+/// A message from any source, reduced to one line for a terminal.
 fn one_line(text: &str) -> String {
     let shown: String = text
         .chars()
@@ -90,7 +90,7 @@ fn one_line(text: &str) -> String {
     shown.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// An error with those below it that it does not say itself.
+/// An error with its causes, as far as its text does not include them.
 pub fn with_causes(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

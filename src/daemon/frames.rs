@@ -1,28 +1,28 @@
-//! Frames of HTTP/2 that a client sends, counted before they are parsed.
+//! HTTP/2 frames of a client, counted before they are parsed.
 //!
-//! Some frames cost their sender a few bytes and move nothing: priorities, pings, settings, resets, windows, unknown ones. Parsing a
-//! megabyte of them takes a thread for some 40 ms, and those that come between pieces of a body stay in memory as long as
-//! these do. So a connection has an allowance for them, which grows with what it moves and with time; honest clients send two or three
-//! a request. And after some frames, of whatever kind, others get their turn.
+//! Some frames cost their sender only a few bytes and transfer nothing: priorities, pings, settings, resets, windows, unknown
+//! ones. Parsing a megabyte of them keeps a thread busy for some 40 ms, and those that arrive between pieces of a body stay in
+//! memory as long as these. So a connection has an allowance for them, which grows with the data it transfers and with time;
+//! honest clients send two or three per request. And after some frames of any kind, other connections get their turn.
 
 use std::{io, time::Duration};
 
 use tokio::time::Instant;
 
-/// What a connection begins with, and the most that it has: some 1000 empty frames.
+/// Initial and maximum allowance of a connection: some 1000 empty frames.
 const ALLOWANCE: i64 = 64 << 10;
-/// What a frame costs besides its payload.
+/// Cost of a frame in addition to its payload.
 const FRAME: i64 = 64;
-/// What comes back in a second.
+/// Amount regained per second.
 const EACH_SECOND: i64 = 4 << 10;
-/// Bytes sent to the client that give one byte back: a client that reads opens two windows for 4 KiB, or more.
+/// Bytes sent to the client that regain one byte: a client that reads opens two windows for 4 KiB, or more.
 const SENT: i64 = 4;
 /// Frames after which others get their turn: none takes more than a few microseconds.
 const TURN: u32 = 64;
-/// A request counts as so many, since it is worked on besides.
+/// A request counts as this many frames, since it is also processed.
 const REQUEST: u32 = 8;
 
-/// What every connection of HTTP/2 begins with (RFC 9113, 3.4).
+/// What every HTTP/2 connection begins with (RFC 9113, 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's head: length, type, flags, stream (RFC 9113, 4.1).
 const HEAD: usize = 9;
@@ -31,32 +31,32 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const PADDED: u8 = 8;
-/// Most bytes of padding, and of its length.
+/// Maximum size of padding and its length field.
 const PADDING: i64 = 256;
 
-/// The frames that a connection received.
+/// The frames received on a connection.
 pub(super) struct Frames {
     at: At,
     allowance: i64,
     /// When the allowance last grew with time.
     grew: Instant,
-    /// Frames since others had their turn.
+    /// Frames since others last had their turn.
     in_turn: u32,
 }
 
-/// Where in the bytes of the connection the next one is.
+/// The current position in the bytes of the connection.
 enum At {
-    /// So many bytes of [`PREFACE`] have come.
+    /// This many bytes of [`PREFACE`] have been received.
     Preface(usize),
-    /// So many bytes of a frame's head have come.
+    /// This many bytes of a frame's head have been received.
     Head([u8; HEAD], usize),
-    /// So many bytes of a frame's payload have yet to come.
+    /// This many bytes of a frame's payload are still missing.
     Payload(usize),
     /// This is not HTTP/2.
     Other,
 }
 
-/// A connection sent too much that moves nothing.
+/// A connection sent too many frames that transfer nothing.
 #[derive(Debug, thiserror::Error)]
 #[error("the client sends too many HTTP/2 frames that move nothing")]
 struct TooMany;
@@ -73,10 +73,10 @@ impl Default for Frames {
 }
 
 impl Frames {
-    /// Counts what was received.
+    /// Counts received bytes.
     ///
     /// # Errors
-    /// The connection has spent its allowance, and is to end.
+    /// The connection has used up its allowance, and must be closed.
     pub(super) fn received(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let next = match &mut self.at {
@@ -118,7 +118,7 @@ impl Frames {
         self.check()
     }
 
-    /// Says whether the client speaks something else than HTTP/2.
+    /// Returns true if the client does not speak HTTP/2.
     pub(super) fn is_other(&self) -> bool {
         matches!(self.at, At::Other)
     }
@@ -131,7 +131,7 @@ impl Frames {
         let moved = match kind {
             DATA if flags & PADDED != 0 => payload - PADDING - FRAME,
             DATA => payload - FRAME,
-            // A request: how many there are at once is bounded, and each is answered.
+            // A request: the number of concurrent ones is limited, and each is answered.
             HEADERS | CONTINUATION => 0,
             _ => -FRAME - payload,
         };
@@ -139,7 +139,7 @@ impl Frames {
         length as usize
     }
 
-    /// Counts bytes that were sent: a client that reads has windows to open.
+    /// Counts sent bytes: a client that reads has to open windows.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.add(i64::try_from(bytes).unwrap_or(i64::MAX) / SENT);
     }
@@ -162,7 +162,7 @@ impl Frames {
         Ok(())
     }
 
-    /// Says whether it is the turn of others now; then a new turn begins.
+    /// Returns true if it is the turn of others now; then a new turn begins.
     pub(super) fn ends_turn(&mut self) -> bool {
         let is_over = self.in_turn >= TURN;
         if is_over {
@@ -171,7 +171,7 @@ impl Frames {
         is_over
     }
 
-    /// Begins a new turn, since nothing more has come.
+    /// Begins a new turn, since nothing more has arrived.
     pub(super) fn rests(&mut self) {
         self.in_turn = 0;
     }

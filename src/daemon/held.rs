@@ -1,4 +1,4 @@
-//! A response's body that holds something until its last byte is sent, or the client has gone.
+//! A response's body that holds a value until its last byte is sent, or the client has disconnected.
 
 use std::{
     pin::Pin,
@@ -8,7 +8,7 @@ use std::{
 use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
 
-/// A body, and what is dropped with it.
+/// A body, and a value that is dropped with it.
 pub(super) struct Held<T> {
     body: Body,
     _what: T,

@@ -1,4 +1,4 @@
-//! Connections for which the daemon does nothing: those are closed when others wait for a place.
+//! Connections for which the daemon does nothing: they are closed when others wait for a slot.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -6,9 +6,9 @@ use parking_lot::Mutex;
 
 use crate::serve::admission::{Connection, Demand, Key, Pool, Rest};
 
-/// For so long the daemon may wait for the client of a connection while others wait for its place.
+/// While others wait for a slot, the daemon waits at most this long for the client of a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often connections are looked over.
+/// How often connections are checked.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// All open connections of some listeners.
@@ -21,7 +21,7 @@ struct State {
     all: HashMap<u64, (Key, Connection)>,
 }
 
-/// A connection among all; dropped, it is closed.
+/// A connection in the list, which is removed when this is dropped.
 pub(super) struct Opened(Open, u64);
 
 impl Open {
@@ -33,7 +33,7 @@ impl Open {
         Opened(self.clone(), number)
     }
 
-    /// Makes room for those who wait in `places`, as long as it is polled; ends never.
+    /// Makes room for connections that wait in `places`, as long as it is polled; never returns.
     pub(super) async fn make_room(&self, places: &Pool) {
         let mut tick = tokio::time::interval(LOOK);
         loop {
@@ -51,7 +51,7 @@ impl Open {
                 idle.push(((rest, since), key.clone(), *number));
             }
         }
-        // The last one goes first: one that nobody would miss, of those the one that has rested longest.
+        // The last one is closed first: one that nobody would miss, and of those the one that has been idle longest.
         idle.sort_by_key(|(order, ..)| *order);
         let mut candidates: HashMap<Key, Vec<Candidate>> = HashMap::new();
         for ((rest, _), key, number) in idle {
@@ -80,24 +80,24 @@ impl Drop for Opened {
     }
 }
 
-/// A connection that may give way.
+/// A connection that may be closed.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     number: u64,
-    /// Something comes on it, slowly.
+    /// An upload arrives on it, slowly.
     is_upload: bool,
 }
 
 impl Candidate {
-    /// How many more than the one who waits its caller must hold. For an upload so many that it does not come back to take the
-    /// place again.
+    /// By how many its caller must exceed the waiting one. For an upload, enough that it does not reconnect and take the slot
+    /// again.
     fn least(self) -> usize {
         if self.is_upload { 2 } else { 1 }
     }
 }
 
-/// Which of the `candidates` give way: one for each who waits, whose caller has most, and more than the one who waits or waits
-/// itself. Those who hold fewest come first, as they get what is free.
+/// Which of the `candidates` are closed: one per waiting connection, of the caller with most, which must have more than the
+/// waiting caller or be waiting itself. Callers with fewest are served first, as with free slots.
 fn in_the_way(
     mut demand: HashMap<Key, Demand>,
     mut candidates: HashMap<Key, Vec<Candidate>>,
@@ -129,7 +129,7 @@ fn in_the_way(
                 caller.held += 1;
                 caller.waiting -= 1;
             } else {
-                // Nobody has more than this one.
+                // No caller has more than this one.
                 caller.waiting = 0;
             }
         }
@@ -150,12 +150,12 @@ mod tests {
         Key::Principal(name.into())
     }
 
-    /// Callers by name, places that they hold, and requests that wait; how many of each one's connections give way.
+    /// Callers by name, with slots held and requests waiting; returns how many connections of each are closed.
     fn closed(callers: &[(&str, usize, usize)]) -> Vec<usize> {
         closed_of(callers, false)
     }
 
-    /// The same where something comes slowly on all of them.
+    /// The same if all of them carry slow uploads.
     fn closed_of(callers: &[(&str, usize, usize)], is_upload: bool) -> Vec<usize> {
         let candidate = move |number| Candidate { number, is_upload };
         let numbers =
@@ -204,7 +204,7 @@ mod tests {
         let calm = [("many", 96, 0), ("some", 15, 0), ("honest", 0, 1)];
         assert_eq!(closed(&calm), [1, 0, 0]);
         assert_eq!(closed(&[("many", 96, 0), ("honest", 0, 3)]), [3, 0]);
-        // Nobody who waits gets more than the others; beyond that it only changes its own.
+        // A waiting caller gets no more than the others; beyond that it only replaces its own connections.
         assert_eq!(closed(&[("a", 5, 0), ("b", 4, 9)]), [1, 4]);
     }
 
@@ -215,7 +215,7 @@ mod tests {
             closed(&[("many", 8, 0), ("some", 6, 0), ("new", 0, 2)]),
             [2, 0, 0]
         );
-        // Those who hold as many as the others would only take turns.
+        // Callers with equal numbers would only take turns.
         assert_eq!(
             closed(&[("one", 1, 0), ("another", 1, 0), ("new", 0, 5)]),
             [0, 0, 0]

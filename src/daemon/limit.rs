@@ -1,17 +1,17 @@
-//! How many connections there may be, by the limit of open files.
+//! Maximum number of connections, derived from the limit of open files.
 
-/// Open files that we need besides connections: the store's own, logs, the runtime's.
+/// Open files needed besides connections: the store's own, logs, the runtime's.
 const OTHER_FILES: u64 = 64;
-/// Open files of a connection: itself, a file that is read or written, a connection to the remote store; and another connection
-/// that waits for its place.
+/// Open files per connection: the connection itself, a file that is read or written, a connection to the remote store; and
+/// another connection that waits for its slot.
 const FILES_A_CONNECTION: u64 = 4;
-/// Connections where nothing else is said.
+/// Default number of connections.
 const CONNECTIONS: usize = 1024;
 
-/// Connections that may be open: as many as are wanted, and no more than the open files are for.
+/// The maximum number of connections: the configured one, but no more than the limit of open files allows.
 pub fn connections(wanted: Option<usize>, open_files: u64) -> usize {
     let possible = open_files.saturating_sub(OTHER_FILES) / FILES_A_CONNECTION;
-    // With fewer nothing works; what then fails says that it is for want of open files.
+    // Fewer would not work at all; the failures then mention the limit of open files.
     let possible = usize::try_from(possible.max(8)).unwrap_or(usize::MAX);
     if let Some(wanted) = wanted.filter(|w| *w > possible) {
         tracing::warn!(

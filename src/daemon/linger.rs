@@ -1,7 +1,7 @@
-//! A request's body whose rest is read though nobody wants it.
+//! A request body whose unused rest is read and discarded.
 //!
-//! Who is answered before all of a body has come, and then cut off, often never sees the answer: the kernel throws away what
-//! was sent to a peer that still sends (RFC 9112, 9.6). So the rest is read for a while, and thrown away.
+//! A client that gets its answer before it has sent its whole body, and is then disconnected, often never sees the answer: the
+//! kernel discards data sent to a peer that is still sending (RFC 9112, 9.6). So the rest is read for a while, and discarded.
 
 use std::{
     pin::Pin,
@@ -15,11 +15,11 @@ use http_body_util::BodyExt as _;
 
 use crate::task;
 
-/// Bytes, and time, that a client gets to see that it was answered.
+/// Limits, in bytes and time, for a client to notice that it was answered.
 const MAX_BYTES: usize = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(5);
 
-/// A body that is read to its end by whoever drops it.
+/// A body that is read to its end after it is dropped.
 pub(super) struct Linger(Option<Body>);
 
 impl Linger {
@@ -39,7 +39,7 @@ impl Drop for Linger {
 
 async fn drain(mut body: Body) {
     let mut read = 0;
-    // An error is the end as well: the client has gone.
+    // An error ends it too: the client has disconnected.
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);
         if read > MAX_BYTES {

@@ -32,37 +32,37 @@ use crate::{
     task,
 };
 
-/// A caller with fewer connections than this may take the reserved ones: builders open about ten.
+/// A caller with fewer connections than this may use the reserved slots: builders open about ten.
 const FEW: usize = 16;
-/// After so long without a byte the kernel asks the other end whether it still lives, and how often.
+/// Idle time after which the kernel probes whether the peer still exists, and the interval of the probes.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_PROBES: u32 = 6;
 
-/// What the connections of a listener share.
+/// State shared by the connections of a listener.
 #[derive(Clone)]
 pub struct Service {
     /// Answers their requests.
     pub gateway: Arc<Gateway>,
-    /// Does handshakes where TLS is spoken.
+    /// Performs handshakes, if TLS is used.
     pub tls: Option<Arc<tls::Acceptor>>,
-    /// Their places, shared between addresses; above it some wait, and more are closed.
+    /// Connection slots, shared between addresses; when they are taken, some connections wait, and further ones are closed.
     pub connections: Pool,
-    /// Places of those that have a large window.
+    /// Slots of connections with a large window.
     pub large_windows: Pool,
-    /// What callers share.
+    /// Limits that callers share.
     pub admission: Arc<Admission>,
-    /// Requests whose turn has not come.
+    /// Requests that are not processed yet.
     pub(super) arrivals: Arrivals,
-    /// Those that are open, so that idle ones can give way.
+    /// The open ones, so that idle ones can be closed.
     pub(super) open: Open,
     /// Counts them.
     pub counts: metrics::Connections,
-    /// Turns true when no more shall come and those that are there shall end.
+    /// Turns true when no more connections are to be accepted and the existing ones are to end.
     pub stop: watch::Receiver<bool>,
 }
 
-/// Serves a listener until it shall stop, closes it, and waits for the requests that are under way.
+/// Serves a listener until it is told to stop, closes it, and waits for the active requests.
 pub async fn serve(listener: Listener, service: Service) {
     let graceful = GracefulShutdown::new();
     let mut stop = service.stop.clone();
@@ -75,25 +75,25 @@ pub async fn serve(listener: Listener, service: Service) {
             Ok(accepted) => accepted,
             Err(error) => {
                 service.counts.failed.inc();
-                // Out of file descriptors, mostly: others must end first.
+                // Usually out of file descriptors: others must be closed first.
                 tracing::warn!(%error, "Connection not accepted");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // Here, so that who connected first is first.
+        // Here, so that connections are served in order of arrival.
         let place = service.connections.enter(peer.key());
         let work = admitted((stream, peer), place, service.clone(), graceful.watcher());
         task::spawn("connection", work).detach();
     }
     let url = listener.url();
-    // From here on who connects is told so at once, and may go to another daemon.
+    // From now on new connections are refused at once, so that clients can try another daemon.
     drop(listener);
     graceful.shutdown().await;
     tracing::debug!(url, "Drained");
 }
 
-/// Places for `most` connections: half as many more may wait for one.
+/// Slots for `most` connections: half as many more may wait for one.
 pub(super) fn places(most: usize) -> Pool {
     let waiting = (most / 2).max(8);
     let queue = Queue {
@@ -103,7 +103,7 @@ pub(super) fn places(most: usize) -> Pool {
     Pool::new("connections", most, queue).few(FEW)
 }
 
-/// Serves a connection once there is a place for it; one that waits too long for it, or is one too many, is closed.
+/// Serves a connection once it gets a slot; it is closed if it waits too long, or too many wait.
 async fn admitted(
     (stream, peer): (Accepted, Peer),
     place: impl Future<Output = Result<Permit, Full>>,
@@ -153,9 +153,9 @@ async fn accept(listener: &Listener) -> io::Result<(Accepted, Peer)> {
 }
 
 fn prepare(stream: &TcpStream) -> io::Result<()> {
-    // Answers are written whole; waiting for more to send only costs round trips.
+    // Responses are written as a whole; waiting for more to send only costs round trips.
     stream.set_nodelay(true)?;
-    // A client whose machine is gone must not hold its place for ever.
+    // A client whose machine has disappeared must not hold its slot forever.
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEP_ALIVE)?;
     sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_INTERVAL)?;
@@ -188,7 +188,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
         }
     };
     let writer = service.admission.writer(key.clone(), of_requests.clone());
-    // Here, so that a handshake holds none.
+    // Here, so that a handshake does not hold one.
     let large_window = service.large_windows.enter_now(key.clone());
     let http = protocol(large_window.is_some());
     let stream = Watched::new(stream, writer, large_window);
@@ -204,7 +204,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
         let (peer, key, known) = (peer.clone(), key.clone(), known.clone());
         Either::Right(async move {
             drop(arrived);
-            // Who asks before sending a body has not begun to.
+            // A client that asks before it sends a body has not begun to send it.
             let asks_first = request.headers().contains_key(header::EXPECT);
             let mut request = request.map(|body| match Body::new(body) {
                 body if asks_first => body,
@@ -230,7 +230,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
     }
 }
 
-/// The answer to a request that nobody looks at.
+/// The answer to a request that is refused unseen.
 fn refused(status: StatusCode) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! The settings that hold now: what is asked anew for each use follows a reload.
+//! The current settings: values that are queried at each use follow a reload.
 
 use std::sync::Arc;
 
@@ -6,18 +6,18 @@ use tokio::sync::watch;
 
 use crate::config::daemon::Config;
 
-/// The settings that hold now.
+/// The current settings.
 #[derive(Clone)]
 pub struct Live(watch::Receiver<Arc<Config>>);
 
 impl Live {
-    /// Settings, and where newer ones are sent to.
+    /// Settings, and the channel for newer ones.
     pub(super) fn new(config: Config) -> (watch::Sender<Arc<Config>>, Self) {
         let (sender, receiver) = watch::channel(Arc::new(config));
         (sender, Self(receiver))
     }
 
-    /// The settings that hold now; not to be kept.
+    /// The current settings; not to be stored.
     pub fn get(&self) -> Arc<Config> {
         self.0.borrow().clone()
     }

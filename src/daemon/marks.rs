@@ -1,4 +1,4 @@
-//! What prunes have marked, kept known: [`marked`] says why every daemon has to know it.
+//! The marks of prunes, kept up to date: [`marked`] explains why every daemon has to know them.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::{
     task::{self, Task},
 };
 
-/// Longest time that a start waits for them: a remote that is away does not keep the doors shut.
+/// Maximum time that startup waits for them: an unreachable remote must not keep the doors closed.
 const AT_START: Duration = Duration::from_secs(1);
-/// Longest time for reading them later.
+/// Maximum time for reading them later.
 const LATER: Duration = Duration::from_mins(2);
-/// So much sooner they are asked for again where they could not be read.
+/// If they could not be read, the next attempt comes sooner by this factor.
 const SOONER: u32 = 10;
 
-/// Reads the marks, then again and again as long as the task lives.
+/// Reads the marks, then repeats that as long as the task lives.
 pub(super) async fn keep_known(store: Store) -> Task<()> {
     let mut known = read(&store, AT_START).await;
     let again = async move {

@@ -1,9 +1,10 @@
-//! The daemon: doors on sockets, from the first byte to the last.
+//! The daemon process: serves doors on sockets, from startup to shutdown.
 //!
-//! - Holds: what is opened at start, the accept loop, TLS, reloading, background work, draining.
+//! - Holds: what is opened at startup, the accept loop, TLS, reloading, background work, draining.
 //! - Enters: a command line, an environment, signals.
-//! - Leaves: a running service that ends when it is told to; an exit code.
-//! - Deliberately absent: protocols and who may come in (`serve`), how bytes are kept (`store`), what a setting is (`config`).
+//! - Leaves: a running service that ends on request; an exit code.
+//! - Deliberately absent: protocols and authorization (`serve`), storage of bytes (`store`), the meaning of settings
+//!   (`config`).
 
 mod args;
 mod arrivals;

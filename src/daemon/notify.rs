@@ -1,4 +1,4 @@
-//! What systemd is told: that we are ready, read settings again, stop, and live (sd_notify(3)).
+//! Notifications for systemd: ready, reloading, stopping, and watchdog (sd_notify(3)).
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use crate::{
     task::{self, Task},
 };
 
-/// The line to the service manager, if there is one.
+/// The connection to the service manager, if there is one.
 #[derive(Debug, Clone)]
 pub(super) struct Notify {
     to: Option<SocketAddr>,
@@ -25,7 +25,7 @@ pub(super) struct Notify {
 }
 
 impl Notify {
-    /// As `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` say.
+    /// According to `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`.
     pub(super) fn from_env(env: &Env) -> Self {
         let to = env.os("NOTIFY_SOCKET").and_then(address);
         let of_us = env
@@ -38,24 +38,24 @@ impl Notify {
         }
     }
 
-    /// The doors are open; also the end of [`Self::reloading`].
+    /// The doors are open; also ends [`Self::reloading`].
     pub(super) fn ready(&self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={status}"));
     }
 
-    /// Settings are read again; with the moment, as `Type=notify-reload` asks for it.
+    /// Settings are being reloaded; with the current time, as `Type=notify-reload` requires.
     pub(super) fn reloading(&self) {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         let micros = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
-    /// The end has begun.
+    /// Shutdown has begun.
     pub(super) fn stopping(&self) {
         self.send("STOPPING=1\nSTATUS=Draining");
     }
 
-    /// Says twice in each watchdog interval that tasks still run; `None` where nobody listens for it.
+    /// Reports twice in each watchdog interval that tasks still run; `None` if nobody listens for it.
     pub(super) fn live(&self) -> Option<Task<()>> {
         let interval = self.watchdog? / 2;
         let this = self.clone();
@@ -71,7 +71,7 @@ impl Notify {
     fn send(&self, text: &str) {
         let Some(to) = &self.to else { return };
         let sent = UnixDatagram::unbound().and_then(|socket| {
-            // A manager that does not read must not hold us up.
+            // A manager that does not read must not block us.
             socket.set_nonblocking(true)?;
             socket.send_to_addr(text.as_bytes(), to)
         });
@@ -81,7 +81,7 @@ impl Notify {
     }
 }
 
-/// A path, or a name in the abstract namespace after an `@`; others (`vsock:`) are not for us.
+/// A path, or a name in the abstract namespace after an `@`; others (`vsock:`) are not supported.
 fn address(text: &OsStr) -> Option<SocketAddr> {
     match text.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name).ok(),

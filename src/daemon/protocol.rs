@@ -1,7 +1,7 @@
-//! The protocol of a connection: HTTP/1.1 or HTTP/2, as the client begins.
+//! The protocol of a connection: HTTP/1.1 or HTTP/2, depending on its first bytes.
 //!
-//! What a client of HTTP/2 may send before anybody asks for it is in memory, whoever it is and whatever becomes of its request: that
-//! is as little as the protocol allows, and more only for a few connections.
+//! Data that an HTTP/2 client may send unasked is kept in memory, whoever the client is and whatever happens to its request: so
+//! it is limited to the minimum that the protocol allows, and higher only for a few connections.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use hyper_util::{
 
 use crate::serve::admission::{Pool, Queue};
 
-/// Bytes of a request that a connection reads ahead, and of a response that it gathers.
+/// Bytes of a request that a connection reads ahead, and of a response that it buffers.
 const BUFFER_BYTES: usize = 128 << 10;
-/// Longest time for the head of a request, and for an idle connection.
+/// Maximum time for receiving the head of a request, and for an idle connection.
 const HEAD: Duration = Duration::from_secs(75);
-/// Requests at once on one connection of HTTP/2: as few as the RFC recommends (9113, 6.5.2); clients open another one for more.
+/// Concurrent requests on one HTTP/2 connection: the minimum recommended by the RFC (9113, 6.5.2); clients open another
+/// connection for more.
 const STREAMS: u32 = 100;
-/// While nothing comes on a connection of HTTP/2, its client is asked so often whether it still lives.
+/// On an HTTP/2 connection without traffic, interval of the checks whether its client still exists.
 const KEEP_ALIVE: Duration = Duration::from_mins(1);
-/// Bytes of bodies that come before they are asked for, on one connection of HTTP/2. A connection cannot have less (RFC 9113,
-/// 6.9.2).
+/// Bytes of bodies that may arrive unasked on one HTTP/2 connection. Less is not possible (RFC 9113, 6.9.2).
 const WINDOW: u32 = 65_535;
-/// The same for a few connections, so that an upload from afar is fast, each round trip bringing as much, and that streams of a proxy
-/// are less in the way of each other.
+/// The same for a few connections: uploads over long distances are faster, since each round trip transfers as much, and streams
+/// of a proxy interfere less with each other.
 const LARGE_WINDOW: u32 = 1 << 20;
-/// Connections that have it at once.
+/// Maximum number of connections with a large window.
 const LARGE_WINDOWS: usize = 64;
 
-/// Places of connections that have a large window. Nobody waits for one.
+/// Slots of connections with a large window. Nobody waits for one.
 pub(super) fn large_windows() -> Pool {
     let nobody = Queue { total: 0, each: 0 };
     Pool::new("large_windows", LARGE_WINDOWS, nobody)
@@ -83,7 +83,7 @@ mod tests {
         (head[3], payload)
     }
 
-    /// Bytes that a client of HTTP/2 may send on one stream, and on all of them together, before any is read.
+    /// Bytes that an HTTP/2 client may send on one stream, and on all of them together, before any are read.
     async fn windows(has_large_window: bool) -> (u32, u32) {
         let (mut client, server) = tokio::io::duplex(64 << 10);
         let never = hyper::service::service_fn(|_: Request<hyper::body::Incoming>| {
@@ -97,7 +97,7 @@ mod tests {
         client.write_all(hello).await.unwrap();
         let ping = b"\0\0\x08\x06\0\0\0\0\0........";
         client.write_all(ping).await.unwrap();
-        // The first answer may come before the windows, the second does not.
+        // The first answer may arrive before the windows, the second cannot.
         let mut pings = 1;
         let (mut stream, mut connection) = (65_535, 65_535);
         loop {

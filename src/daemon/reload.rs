@@ -1,4 +1,4 @@
-//! SIGHUP: settings, users and certificates are read again. All of it holds, or nothing.
+//! SIGHUP: reloads settings, users and certificates. Either all of it takes effect, or nothing.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -27,18 +27,18 @@ use crate::{
     telemetry::logs::{self, Logs},
 };
 
-/// Where settings come from: the same places at every reload.
+/// Where settings come from: the same sources at every reload.
 #[derive(Clone)]
 pub(super) struct Origins {
     pub(super) env: Env,
-    /// The file that the command line names.
+    /// The file given on the command line.
     pub(super) file: Option<PathBuf>,
-    /// What the command line says.
+    /// The flags of the command line.
     pub(super) flags: Layer,
 }
 
 impl Origins {
-    /// Reads and checks settings. Blocks.
+    /// Reads and checks the settings. Blocks.
     pub(super) fn load(&self) -> Result<Loaded<Config>> {
         let loaded = config::daemon::load(&self.env, self.file.as_deref(), self.flags.clone())?;
         logs::check(&loaded.config.log).map_err(|why| {
@@ -49,7 +49,7 @@ impl Origins {
     }
 }
 
-/// What follows new settings.
+/// Everything that is reconfigured on reload.
 pub(super) struct Reloader {
     pub(super) origins: Origins,
     pub(super) running: Loaded<Config>,
@@ -61,7 +61,7 @@ pub(super) struct Reloader {
     pub(super) registry: Arc<Registry>,
     pub(super) logs: Arc<Logs>,
     pub(super) connections: Pool,
-    /// Shows how many there may be.
+    /// Shows the maximum number of connections.
     pub(super) connections_limit: metrics::Gauge,
     pub(super) admission: Arc<Admission>,
     pub(super) uploads: Arc<Uploads>,
@@ -70,7 +70,7 @@ pub(super) struct Reloader {
 }
 
 impl Reloader {
-    /// Reads everything again, and says in the log what came of it.
+    /// Reloads everything, and logs the result.
     pub(super) async fn reload(&mut self) {
         match self.renew().await {
             Ok(changes) => {
@@ -99,7 +99,7 @@ impl Reloader {
         let read = task::blocking(move || origins.load()).await?;
         let changes = self.running.changes(&read);
         let new = self.running.renewed(&read, &self.origins.env)?;
-        // What can fail comes first, and what has no way back last.
+        // First the steps that can fail, last the one that cannot be undone.
         if let Some(tls) = &new.config.tls {
             build::tls(tls).await?;
         }
@@ -107,10 +107,10 @@ impl Reloader {
         if let Some(tls) = &self.tls
             && let Err(error) = tls.reload().await
         {
-            // It was right a moment ago: somebody writes the files just now, and will say so again.
+            // It was valid a moment ago: the files are just being written, and another reload will be requested.
             tracing::error!(%error, "Certificates not reloaded");
         }
-        // Checked when it was read.
+        // It was checked when it was read.
         if let Err(error) = self.logs.set(&new.config.log) {
             tracing::error!(error, "Log filter not changed");
         }

@@ -1,4 +1,4 @@
-//! From argv to an exit code: settings, logging, the runtime, and what is said when it fails.
+//! From the command line to an exit code: settings, logging, the runtime, and error messages.
 
 use std::{
     io::{self, Write as _},
@@ -27,12 +27,12 @@ use crate::{
     },
 };
 
-/// What signals add to their number for the exit code, as shells do.
+/// Added to a signal's number for the exit code, as shells do.
 const BY_SIGNAL: u8 = 128;
-/// Longest wait for whoever reads the last lines.
+/// Maximum wait for the last log lines to be read.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Runs the daemon of this process.
+/// Runs the daemon as this process.
 pub fn main() -> ExitCode {
     let began = Instant::now();
     panic::set_hook(Box::new(|info| {
@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
         let what = info.payload_as_str().unwrap_or("panic");
         let error = Error::new(Kind::Bug, format!("{what}{place}"))
             .hint("please report it with this line and what led to it");
-        // To the log, and to whoever looks before there is one. A request that panicked has no answer; the others go on.
+        // To the log, and before it exists to standard error. A request that panicked gets no answer; the others continue.
         tracing::error!(error = error.message, "Bug");
         stderr::write(error.render().as_bytes());
     }));
@@ -58,7 +58,7 @@ fn run(began: Instant) -> u8 {
     let args = match Args::parse(std::env::args_os()) {
         Ok(args) => args,
         Err(e) => {
-            // Help and version go to standard output; who does not read it to the end is no error.
+            // Help and version are written to standard output; it is no error if a reader closes it early.
             let _ = e.print();
             return u8::try_from(e.exit_code()).unwrap_or(Kind::Usage.code());
         }
@@ -87,7 +87,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         .build()
         .map_err(|e| Error::failed(format!("cannot start threads: {e}")))?;
     if args.check {
-        // What would be warned of at the start.
+        // Shows the warnings of a start.
         Logs::start("warn", Format::Text, None).map_err(Error::usage)?;
         check::warn_of_variables(&loaded);
         runtime.block_on(check::check(&loaded.config))?;
@@ -121,13 +121,13 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
         task::outlive_file_limit();
         Box::pin(service::run(start)).await
     });
-    // Blocking work that was given up must not hold up the end; what it left behind bears no final name.
+    // Abandoned blocking work must not delay the end; it left nothing under a final name.
     runtime.shutdown_background();
     match end {
         Ok(End::Drained(left)) if left == Left::default() => Ok(0),
         Ok(End::Drained(_)) => Ok(Kind::Failed.code()),
         Ok(End::Cut(number)) => Ok(BY_SIGNAL + number),
-        // What reads the log gets it as a line like the others.
+        // Readers of the log get it as a regular line.
         Err(Error {
             kind,
             message,
@@ -144,7 +144,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
     }
 }
 
-/// Writes to standard output; a reader that has gone away is none of our trouble.
+/// Writes to standard output; it is no error if its reader has closed it.
 fn data(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,4 +1,4 @@
-//! Blobs on this machine's disk are hashed again from time to time, and what is known of them is kept.
+//! Periodic hashing of blobs on this machine's disk, whose results are saved.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::{
     task::Task,
 };
 
-/// Time between two rounds: what a killed process knew at its last one, the next one knows.
+/// Time between two rounds, after each of which the results are saved for the next process.
 const EVERY: Duration = Duration::from_mins(10);
 
-/// Goes round as long as the task lives.
+/// Runs rounds as long as the task lives.
 pub(super) fn start(live: Live, scrubber: Scrubber) -> Task<()> {
     let every = Every {
         name: "scrub",
@@ -26,7 +26,7 @@ pub(super) fn start(live: Live, scrubber: Scrubber) -> Task<()> {
     background::start(every, move || {
         let (scrubber, age) = (scrubber.clone(), live.get().scrub_every);
         async move {
-            // A round that takes too long is given up before its end.
+            // A round that takes too long is aborted before its end.
             scrubber.save().await?;
             if age.is_zero() {
                 return Ok(0);
@@ -38,7 +38,7 @@ pub(super) fn start(live: Live, scrubber: Scrubber) -> Task<()> {
     })
 }
 
-/// Shows what was found in the daemon's numbers.
+/// Shows the findings in the daemon's metrics.
 pub(super) fn refresh(scrubber: Scrubber) -> Refresh {
     let told = Mutex::new(Findings::default());
     Box::new(move |metrics: &Metrics| {

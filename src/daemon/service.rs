@@ -1,4 +1,4 @@
-//! The life of the process: it claims its place, opens its doors, serves, follows signals, drains.
+//! The life cycle of the process: it claims its state folder, opens its doors, serves, handles signals, drains.
 
 use std::{
     path::PathBuf,
@@ -39,50 +39,50 @@ use crate::{
     telemetry::{logs::Logs, otlp::Exporter},
 };
 
-/// Longest time for the last traces and metrics, after all else has ended.
+/// Maximum time for exporting the last traces and metrics, after everything else has ended.
 const LAST: Duration = Duration::from_secs(2);
 
-/// What a start needs.
+/// Everything needed for a start.
 pub(super) struct Start {
     pub(super) origins: Origins,
     pub(super) loaded: Loaded<Config>,
     pub(super) logs: Arc<Logs>,
-    /// All settings are logged, defaults too.
+    /// Log all settings, including defaults.
     pub(super) verbose: bool,
-    /// Sends traces and metrics away.
+    /// Exports traces and metrics.
     pub(super) exporter: Option<Exporter>,
-    /// When the process began.
+    /// When the process started.
     pub(super) began: Instant,
 }
 
-/// How it ended.
+/// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
-    /// Drained; this was left undone.
+    /// Drained, except for this work.
     Drained(Left),
     /// A second signal, by its number.
     Cut(u8),
 }
 
-/// What runs while the daemon serves.
+/// Everything that runs while the daemon serves.
 struct Running {
     serving: Vec<Task<()>>,
     stop: watch::Sender<bool>,
-    /// Probes and metrics at addresses of their own: they outlive the rest, so that the end can be watched.
+    /// Probes and metrics at their own addresses: they end last, so that the shutdown can be observed.
     probes: Vec<Task<()>>,
-    /// Never told: they end with their tasks.
+    /// Never used: they end with their tasks.
     _stop_probes: watch::Sender<bool>,
     shown: Shown,
     exporter: Option<Exporter>,
     connections: Pool,
     built: Built,
-    /// Dropped with this, which ends it.
+    /// Background work, which ends when this is dropped.
     _background: Vec<Task<()>>,
-    /// Last, so that nobody else has it before the rest is gone.
+    /// Dropped last, so that no other process claims it before the rest is gone.
     _state: StateDir,
 }
 
-/// Runs until a signal says that it is to end.
+/// Runs until a signal requests the end.
 pub(super) async fn run(start: Start) -> Result<End> {
     let mut signals =
         Signals::listen().map_err(|e| Error::failed(format!("cannot listen to signals: {e}")))?;
@@ -113,7 +113,7 @@ pub(super) async fn run(start: Start) -> Result<End> {
     }
 }
 
-/// Opens everything, says so, and serves.
+/// Opens everything, reports readiness, and serves.
 #[allow(
     clippy::too_many_lines,
     reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
@@ -144,7 +144,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let marks = marks::keep_known(built.store.clone()).await;
     let (sender, live) = Live::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
-    // Whoever shows how the daemon ends must not end before it.
+    // Tasks that show the shutdown must not end before it.
     let (stop_probes, lasting) = watch::channel(false);
     let count = limit::connections(loaded.config.max_connections, open_files);
     let service = Service {
@@ -163,7 +163,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let probes = Service {
         gateway: built.admin.clone(),
         tls: None,
-        // Of their own, so that probes and metrics are answered when the doors are full.
+        // Separate slots, so that probes and metrics are answered even if the doors are full.
         connections: listen::places(64),
         arrivals: Arrivals::default(),
         open: Open::default(),
@@ -196,7 +196,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     notify.ready("Serving");
     let (uploads, store) = (built.uploads.clone(), built.store.contents().clone());
     let expired = shown.metrics.uploads.expired.clone();
-    // Of several tiers, the one behind: what stands in front is not missed.
+    // Of several tiers, the remote one: the local cache directory cannot become unreachable.
     let tier = built.store.url().tier();
     let scrubber = built.store.facts().scrubber.clone();
     let scrub = scrubber.map(|scrubber| scrub::start(live.clone(), scrubber));
@@ -243,7 +243,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     Ok((reloader, running))
 }
 
-/// The folder of this machine that blobs are kept in, if there is one.
+/// The folder on this machine that contains the blobs, if any.
 fn own_folder(config: &Config, store: &StoreUrl) -> Option<PathBuf> {
     let front = config.front.clone();
     front.or_else(|| match store {
@@ -252,7 +252,7 @@ fn own_folder(config: &Config, store: &StoreUrl) -> Option<PathBuf> {
     })
 }
 
-/// Logs what was set and what depends on this machine in one line; if `all`, each setting with its origin in one of its own too.
+/// Logs configured and machine-dependent values in one line; with `all`, also each setting with its origin in its own line.
 fn announce(loaded: &Loaded<Config>, all: bool) {
     let file = loaded.file.as_ref().map(|f| f.display().to_string());
     let file = file.unwrap_or_else(|| "none".to_owned());
@@ -271,7 +271,7 @@ fn announce(loaded: &Loaded<Config>, all: bool) {
     }
 }
 
-/// Opens the sockets: of the doors, and of probes and metrics alone.
+/// Opens the sockets: those of the doors, and those of probes and metrics alone.
 async fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Listener>)> {
     let mut doors = Vec::new();
     for address in &config.listen {
@@ -291,10 +291,10 @@ async fn bind(config: &Config) -> Result<(Vec<Listener>, Vec<Listener>)> {
     Ok((doors, admin))
 }
 
-/// Closes the doors and waits for what is under way, for so long.
+/// Closes the doors and waits for active requests, at most for `limit`.
 async fn close(running: Running, limit: Duration) -> Left {
     let began = tokio::time::Instant::now();
-    // A limit of centuries is none.
+    // Very large values mean no limit.
     let far = began + Duration::from_hours(24 * 365);
     let until = began.checked_add(limit).unwrap_or(far);
     running.shown.health.set(Phase::Draining);

@@ -1,4 +1,4 @@
-//! What shows how the daemon is: probes, numbers, spans.
+//! Observability of the daemon: probes, metrics, traces.
 
 use std::{
     path::{Path, PathBuf},
@@ -18,43 +18,43 @@ use crate::{
     task::{self, Task},
 };
 
-/// Time between two questions to a store whether it is there.
+/// Interval between checks whether a store is reachable.
 const ASK: Duration = Duration::from_secs(10);
 
-/// Where everything that is shown comes together.
+/// Everything that is shown about the daemon.
 #[derive(Debug, Clone)]
 pub struct Shown {
-    /// All numbers.
+    /// All metrics.
     pub metrics: Arc<Metrics>,
-    /// How far the daemon is, and which stores answer.
+    /// The lifecycle phase, and the reachability of stores.
     pub health: Arc<Health>,
 }
 
 impl Shown {
-    /// Of a daemon that is starting.
+    /// The state of a daemon that is starting.
     pub fn new() -> Self {
         let metrics = Arc::new(Metrics::new());
         let health = Health::new(metrics.phase.clone());
         Self { metrics, health }
     }
 
-    /// Watches the requests of all doors.
+    /// Observes the requests of all doors.
     pub fn observer(&self) -> Observer {
         Observer::new(self.metrics.http.clone())
     }
 
-    /// Shows what a store counts, and a folder in front of it.
+    /// Shows the counts of a store, and of a local cache directory.
     pub fn stores(&self, store: &Store) {
         let stores = Stores::new(store.facts().metrics.clone());
         self.metrics.add(Box::new(stores));
     }
 
-    /// Shows what was done about caches of BuildKit.
+    /// Shows statistics of BuildKit caches.
     pub fn caches(&self, tags: Arc<CacheTags>) {
         self.metrics.add(Box::new(Caches::new(tags)));
     }
 
-    /// The admin door, which looks each time at `uploads`, at the room where `dir` is, and at what else is given.
+    /// The admin door; at each scrape it reads `uploads`, the free space at `dir`, and the other given values.
     pub fn admin(
         &self,
         uploads: Arc<Uploads>,
@@ -83,8 +83,8 @@ impl Shown {
         ))
     }
 
-    /// Asks a store every so often whether it is there, as long as the task lives. One behind a folder is asked there. `folder` is the
-    /// store's own, or the one in front of it: whether it can be written to is shown too.
+    /// Periodically checks whether a store is reachable, as long as the task lives. For a store behind a local cache directory,
+    /// that reports it. `folder` is the store's own, or its local cache directory: whether it is writable is shown too.
     pub fn watch(
         &self,
         store: Arc<dyn RepoStore>,

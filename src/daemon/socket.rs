@@ -1,4 +1,4 @@
-//! Sockets: opened, named, and removed again.
+//! Sockets: opening, naming and removing them.
 
 use std::{
     io,
@@ -18,19 +18,19 @@ use crate::{
     fs, task,
 };
 
-/// Where group names are looked up; names that come from elsewhere (LDAP) are to be given as numbers.
+/// File for looking up group names; names from other sources (LDAP) must be given as numbers.
 const GROUPS: &str = "/etc/group";
 
 /// An open socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// An address, and whether TLS is spoken there.
+    /// An address, and whether it uses TLS.
     Tcp(TcpListener, Address),
     /// A unix socket.
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a unix socket; removed when this is dropped, unless another one has taken its place.
+/// The file of a unix socket; removed when this is dropped, unless it has been replaced by another one.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
@@ -49,10 +49,10 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    /// Listens on an address; port 0 is any that is free.
+    /// Listens on an address; port 0 means any free port.
     ///
     /// # Errors
-    /// With the program that has the port, where it can be found out.
+    /// Names the program that uses the port, if that can be determined.
     pub(super) async fn tcp(address: Address) -> Result<Self> {
         let refused = match TcpListener::bind(address.socket).await {
             Ok(listener) => {
@@ -86,12 +86,12 @@ impl Listener {
         })
     }
 
-    /// Listens on a unix socket; what a dead daemon left there is replaced, a living one's is not.
+    /// Listens on a unix socket; replaces the socket of a dead daemon, but not that of a running one.
     ///
-    /// The file appears with its mode and group, so nobody gets in before these hold.
+    /// The file appears with its final mode and group, so nobody can connect before these apply.
     ///
     /// # Errors
-    /// Somebody answers there; something else stands there; the group does not exist.
+    /// Another process answers there; another kind of file exists there; the group does not exist.
     pub(super) async fn unix(socket: &Socket) -> Result<Self> {
         let path = socket.path.as_path();
         let cannot = |why: &str| {
@@ -103,7 +103,7 @@ impl Listener {
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(cannot(&e.to_string()));
             }
-            // Nobody there, or nobody any more: what stands there is looked at below.
+            // Nobody listens there (any more): the existing file is checked below.
             Err(_) => {}
         }
         let wanted = socket.clone();
@@ -116,7 +116,7 @@ impl Listener {
             .map_err(|e| cannot(&e.to_string()))
     }
 
-    /// Where it listens, as a URL: `http://127.0.0.1:5000`, `unix:/run/cachectld.sock`.
+    /// The listen address as a URL: `http://127.0.0.1:5000`, `unix:/run/cachectld.sock`.
     pub fn url(&self) -> String {
         match self {
             Self::Tcp(_, address) => address.to_string(),
@@ -124,7 +124,7 @@ impl Listener {
         }
     }
 
-    /// The address with the port that was taken; `None` of a unix socket.
+    /// The address with the actual port; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(_, address) => Some(address.socket),
@@ -133,7 +133,7 @@ impl Listener {
     }
 }
 
-/// Binds in a folder that only we can enter, and moves the socket to its place when it is as it shall be.
+/// Binds in a folder that only we can enter, and moves the socket to its place when mode and group are set.
 fn bind(
     socket: &Socket,
 ) -> std::result::Result<(std::os::unix::net::UnixListener, SocketFile), String> {
@@ -183,7 +183,7 @@ pub(super) fn group_id(group: &Group) -> std::result::Result<u32, String> {
         .ok_or_else(|| format!("there is no group `{name}` in {GROUPS}; a number does too"))
 }
 
-/// The number of `name` in a table as `/etc/group` is one (group(5)).
+/// The number of `name` in a table in the format of `/etc/group` (group(5)).
 fn id_in(table: &str, name: &str) -> Option<u32> {
     table
         .lines()

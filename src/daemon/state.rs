@@ -1,4 +1,4 @@
-//! The state folder, which one daemon at a time has.
+//! The state folder, which only one daemon at a time can use.
 
 use std::{
     os::unix::fs::DirBuilderExt as _,
@@ -10,10 +10,10 @@ use crate::fs::{self, Durability, Lock, LockMode};
 
 /// The file that is locked.
 const LOCK: &str = "lock";
-/// The file that says which process has the lock; only for messages.
+/// The file with the id of the process that holds the lock; only for messages.
 const PID: &str = "pid";
 
-/// A state folder that is ours until this is dropped, or the process ends.
+/// A state folder that is locked until this is dropped, or the process ends.
 #[derive(Debug)]
 pub(super) struct StateDir {
     path: PathBuf,
@@ -21,10 +21,10 @@ pub(super) struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the folder where it is missing, for this user alone, and locks it. Blocks.
+    /// Creates the folder if missing, accessible to this user only, and locks it. Blocks.
     ///
     /// # Errors
-    /// Another daemon has it; it cannot be made or written to.
+    /// Another daemon uses it; it cannot be created or written to.
     pub(super) fn claim(path: &Path) -> Result<Self> {
         let unusable = |e: fs::Error| {
             let why = super::error::with_causes(&e);
@@ -57,7 +57,7 @@ impl StateDir {
         fs::make_own_dirs(path).map_err(unusable)?;
         let own = format!("{}\n", std::process::id());
         if let Err(error) = fs::write_atomic(&pid, own.as_bytes(), Durability::Rename) {
-            // Of a full disk, perhaps: a daemon that runs is what frees it.
+            // The disk may be full: a running daemon is what frees it.
             tracing::warn!(%error, "Cannot note the process id, which only a second daemon asks for");
         }
         Ok(Self {
@@ -72,7 +72,7 @@ impl StateDir {
     }
 }
 
-/// Refuses a folder in which every user could put another key of tokens, or another queue.
+/// Refuses a folder in which every user could replace the token key or the queue.
 fn check_mode(path: &Path) -> Result<()> {
     let stat = fs::Dir::open(path).and_then(|dir| dir.stat_self());
     let mode = stat.map_err(|e| Error::failed(e.to_string()))?.mode();
@@ -111,7 +111,7 @@ mod tests {
         let path = dir.path().join("state");
         drop(StateDir::claim(&path).unwrap());
         std::fs::remove_file(path.join(PID)).unwrap();
-        // Nothing can be written over it.
+        // It cannot be overwritten.
         std::fs::create_dir_all(path.join(PID).join("x")).unwrap();
         StateDir::claim(&path).unwrap();
     }

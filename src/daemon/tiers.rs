@@ -1,4 +1,4 @@
-//! The store behind the doors: one alone, or a folder in front of a remote one.
+//! The store behind the doors: a single one, or a local cache directory in front of a remote one.
 
 use std::{
     path::{Path, PathBuf},
@@ -25,32 +25,32 @@ use crate::{
     task,
 };
 
-/// Longest time that a question to a remote behind a folder is tried again.
+/// Maximum time for retrying a request to a remote behind a local cache directory.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The file, among what must survive a restart, that tells which blobs of the disk were hashed.
+/// The file, in the state folder, that records which blobs on disk were hashed.
 const VETTED: &str = "vetted";
 
-/// What stands behind the doors.
+/// The stores behind the doors.
 pub(super) struct Tiers {
-    /// The store, whatever it is made of.
+    /// The store that the doors use.
     pub(super) store: Store,
-    /// How stores like it are opened.
+    /// Options for opening similar stores.
     pub(super) options: Options,
-    /// What the remote does not have yet; `None` where there is one store alone.
+    /// Data that the remote does not have yet; `None` for a single store.
     pub(super) backlog: Option<Arc<dyn Backlog>>,
-    /// The same repositories for requests that only read; `None` where there is one store alone.
+    /// The same repositories for requests that only read; `None` for a single store.
     pub(super) readers: Option<Arc<dyn Repositories>>,
-    /// Asked when an upload finds no room on the front's disk.
+    /// Called when an upload finds the disk of the local cache directory full.
     pub(super) evict: Option<Box<Evict>>,
 }
 
-/// Opens what `config` asks for; what must survive a restart is in `state`.
+/// Opens the store described by `config`; persistent data is kept in `state`.
 pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) -> Result<Tiers> {
     let url = store_url(config)?;
     let options = options(config, &url);
     let Some(front) = &config.front else {
-        // Boxed: AWS's configuration makes a future of many kilobytes.
+        // Boxed: AWS's configuration creates a future of many kilobytes.
         let alone = Options {
             vetted: Some(state.join(VETTED)),
             ..options.clone()
@@ -90,7 +90,7 @@ pub(super) async fn open(config: &Config, state: &Path, caches: Arc<CacheTags>) 
     })
 }
 
-/// The URL of the store, where it is one that a daemon can have.
+/// The URL of the store, if a daemon supports it.
 pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
     let url: StoreUrl = config.store.0.parse()?;
     match url {
@@ -113,11 +113,11 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
     Ok(url)
 }
 
-/// The room for a folder in front on the file system that it is on, with a warning where that is too small for it.
+/// The size limit of a local cache directory, with a warning if its file system is too small for it.
 async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
     let looked = task::blocking(move || fs::Dir::open(front)?.total_bytes()).await;
     let total = looked.map_err(|e| Error::from(store::Error::io("look for room", e)))?;
-    // Some file systems do not say.
+    // Some file systems do not report it.
     if total == 0 {
         return Ok(room);
     }
@@ -133,27 +133,28 @@ async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
     Ok(there)
 }
 
-/// How the store is opened.
+/// Options for opening the store.
 fn options(config: &Config, url: &StoreUrl) -> Options {
     Options {
-        // Every user of this machine could read what grants hide.
+        // Otherwise every user of this machine could read what grants protect.
         private: true,
         concurrency: config.concurrency,
-        // Blobs on our own disk are hashed before they count as there.
+        // Blobs on our own disk are hashed before they are reported to exist.
         verified: !matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)),
         beside_doors: true,
         ..config.remote.clone()
     }
 }
 
-/// Asks the store of `config` once whether it is there, and changes nothing. `Ok(false)` for a folder that does not exist yet.
+/// Checks once whether the store in `config` is reachable, without changing anything. `Ok(false)` for a folder that does not
+/// exist yet.
 ///
 /// # Errors
-/// Why it cannot be reached.
+/// Why it is unreachable.
 pub(super) async fn reach(config: &Config) -> Result<bool> {
     let url = store_url(config)?;
     if let StoreUrl::Disk(folder) | StoreUrl::Layout(folder) = &url {
-        // Opening it would create it, and a daemon may be at work there.
+        // Opening it would create it, and a daemon may be using it.
         let folder = folder.clone();
         return Ok(task::blocking(move || folder.is_dir()).await);
     }
@@ -163,7 +164,7 @@ pub(super) async fn reach(config: &Config) -> Result<bool> {
     };
     let asked = async {
         let opened = Box::pin(store::open::open(&url, &options)).await?;
-        // Of no bytes: whether it is there does not matter.
+        // The digest of no bytes: it does not matter whether it is stored.
         opened.stat(&Digest::sha256_of(b"")).await
     };
     let Ok(answered) = timeout(PATIENCE, asked).await else {
@@ -173,7 +174,7 @@ pub(super) async fn reach(config: &Config) -> Result<bool> {
     answered.map(|_| true).map_err(Error::from)
 }
 
-/// Shows the tiers in the daemon's numbers.
+/// Shows the tiers in the daemon's metrics.
 pub(super) fn refresh(backlog: Arc<dyn Backlog>) -> Refresh {
     let told = parking_lot::Mutex::new(Numbers::default());
     Box::new(move |metrics: &Metrics| {

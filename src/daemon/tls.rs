@@ -1,4 +1,4 @@
-//! TLS of the listeners: certificates from files, read again on reload; client certificates, whose names become principals.
+//! TLS of the listeners: certificates from files, which are reloaded; client certificates, whose names become principals.
 //!
 //! TLS 1.2 and 1.3 by rustls with ring; HTTP/2 and HTTP/1.1 are offered by ALPN.
 
@@ -32,7 +32,7 @@ mod names;
 /// Largest file of certificates or keys.
 const MAX_PEM_BYTES: u64 = 4 << 20;
 
-/// TLS that cannot be set up; never holds a key.
+/// An invalid TLS setup; never holds a key.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up TLS: {0}")]
 pub struct Error(String);
@@ -43,18 +43,18 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A connection after its handshake.
 #[derive(Debug)]
 pub struct Accepted<S> {
-    /// The bytes within.
+    /// The decrypted stream.
     pub stream: TlsStream<S>,
-    /// The name in the client's certificate, which has been verified: its one common name, else its first DNS name, else its
-    /// first URI. `None` for a client without a certificate, or without a name in it.
+    /// The name in the client's verified certificate: its only common name, else its first DNS name, else its first URI. `None`
+    /// for a client without a certificate, or whose certificate contains no name.
     pub client_name: Option<Arc<str>>,
 }
 
-/// Does the server's part of handshakes.
+/// Performs the server's side of handshakes.
 pub struct Acceptor {
     config: Tls,
     current: RwLock<Arc<ServerConfig>>,
-    /// When the first certificate of the chain ends, in seconds since 1970.
+    /// When the first certificate of the chain expires, in seconds since 1970.
     not_after: AtomicI64,
 }
 
@@ -68,7 +68,7 @@ impl Acceptor {
     /// Reads certificate, key and client authorities.
     ///
     /// # Errors
-    /// A file that is missing or not what it should be, and a key that does not belong to the certificate.
+    /// A missing or invalid file, or a key that does not belong to the certificate.
     pub async fn open(config: Tls) -> Result<Self> {
         let (current, not_after) = load(config.clone()).await?;
         Ok(Self {
@@ -78,10 +78,10 @@ impl Acceptor {
         })
     }
 
-    /// Reads the files again; connections that are open, and handshakes on their way, go on as they began.
+    /// Reads the files again; open connections and current handshakes keep the old ones.
     ///
     /// # Errors
-    /// Those of [`Self::open`]; then everything stays as it was.
+    /// Those of [`Self::open`]; then nothing changes.
     pub async fn reload(&self) -> Result<()> {
         let (new, not_after) = load(self.config.clone()).await?;
         self.not_after.store(not_after, Relaxed);
@@ -90,7 +90,7 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Says in the log that it is in use: some are only opened to see whether that would work.
+    /// Logs that it is in use: some are opened only as a check.
     pub fn announce(&self) {
         let Tls {
             cert, client_ca, ..
@@ -98,15 +98,15 @@ impl Acceptor {
         info!(certificate = %cert.display(), client_certificates = client_ca.is_some(), "TLS is set up");
     }
 
-    /// When the certificate, or one of those above it in its file, expires, in seconds since 1970; 0 if they do not say.
+    /// The earliest expiry of the certificates in the chain, in seconds since 1970; 0 if unknown.
     pub fn not_after(&self) -> i64 {
         self.not_after.load(Relaxed)
     }
 
-    /// Does a handshake within the time that is set for it; cancel-safe in that the connection is then dropped.
+    /// Performs a handshake within its time limit; cancel-safe in that the connection is then dropped.
     ///
     /// # Errors
-    /// `TimedOut` for a client that is too slow; the stream's and the protocol's own, a refused certificate among them.
+    /// `TimedOut` for a client that is too slow; errors of the stream and the protocol, including refused certificates.
     pub async fn accept<S>(&self, stream: S) -> io::Result<Accepted<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -141,7 +141,7 @@ fn build(config: &Tls) -> Result<(ServerConfig, i64)> {
         warn!(certificate = %config.cert.display(), "Clients will refuse the TLS certificate: {doubt}");
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?).map_err(|_| {
-        // Not the error's own text: it may quote the file.
+        // Without the error's own text: it may quote the file.
         Error(format!(
             "`{}` holds no private key (expected PEM, `-----BEGIN PRIVATE KEY-----`)",
             config.key.display()

@@ -1,12 +1,12 @@
-//! Which program has a port, as far as `/proc` tells this user (proc_pid_net(5), proc_pid_fd(5)).
+//! Which program uses a port, as far as `/proc` shows it to this user (proc_pid_net(5), proc_pid_fd(5)).
 
 use std::{fs, net::SocketAddr, path::Path};
 
 /// State of a listening socket in `/proc/net/tcp` (`TCP_LISTEN`).
 const LISTEN: &str = "0A";
 
-/// The program that listens on the port of `addr`, such as `docker-registry (pid 731)`; `None` where it is not to be seen:
-/// it is another user's, or the port belongs to another network namespace. Blocks.
+/// The program that listens on the port of `addr`, such as `docker-registry (pid 731)`; `None` if that is not visible: it
+/// belongs to another user, or to another network namespace. Blocks.
 pub(super) fn listens_on(addr: SocketAddr) -> Option<String> {
     let sockets: Vec<String> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .iter()
@@ -25,7 +25,7 @@ pub(super) fn listens_on(addr: SocketAddr) -> Option<String> {
         })
 }
 
-/// Inodes of the sockets that listen on `port`, of a table as `/proc/net/tcp` is one.
+/// Inodes of the sockets that listen on `port`, from a table in the format of `/proc/net/tcp`.
 fn inodes(table: &str, port: u16) -> Vec<String> {
     let local = format!(":{port:04X}");
     table

@@ -1,4 +1,4 @@
-//! A connection that knows whether its client takes what is written to it, and whether what it sends moves anything.
+//! A connection that tracks whether its client reads what is written to it, and whether the client's frames transfer anything.
 
 use std::{
     io::{self, IoSlice},
@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frames::Frames;
 use crate::serve::admission::{Permit, Writer};
 
-/// A stream that tells its [`Writer`] when the other end stops reading, and when it goes on. It ends for a client that sends too many
+/// A stream that tells its [`Writer`] when the client stops or resumes reading. It ends if the client sends too many
 /// [`Frames`].
 pub(super) struct Watched<S> {
     stream: S,

@@ -1,15 +1,15 @@
-//! What keeps a browser from running anything that somebody pushed.
+//! Headers that keep a browser from running pushed content.
 //!
-//! Blobs and manifests are whatever a client sent. Without these headers a browser that opens one could take it for a page of the
-//! registry's own site, which may use the login that the browser keeps for that site.
+//! Blobs and manifests hold whatever a client sent. Without these headers a browser that opens one could treat it as a page of
+//! the registry's own site, and use the login that the browser stores for that site.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// Nothing may be loaded, and the page gets an origin of its own: scripts do not run (CSP level 3, `sandbox`).
+/// Nothing may be loaded, and the page gets its own origin: scripts do not run (CSP level 3, `sandbox`).
 const INERT: HeaderValue = HeaderValue::from_static("sandbox; default-src 'none'");
 const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
 
-/// Adds the headers to an answer; a page that has a policy of its own keeps it.
+/// Adds the headers to an answer; a page that has its own policy keeps it.
 pub(super) fn harden(headers: &mut HeaderMap) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, NOSNIFF);
     headers

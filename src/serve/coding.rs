@@ -2,8 +2,8 @@
 
 use axum::http::{HeaderMap, header::TRANSFER_ENCODING};
 
-/// Says whether that is in another way than by `chunked` alone, which a server is to refuse (RFC 9112, 6.1): whoever stands in front
-/// may see another end of the body.
+/// Returns true if it is encoded in any way except `chunked` alone. A server must refuse such a request (RFC 9112, 6.1), since
+/// a proxy in front may see a different end of the body.
 pub(super) fn is_unknown(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match codings.next() {

@@ -1,7 +1,8 @@
-//! What a protocol writes so that the daemon serves it: its routes, its answers, its refusals.
+//! What a protocol implements so that the daemon serves it: its routes, its answers, its refusals.
 //!
-//! All else is the [`Gateway`](super::gateway::Gateway)'s, for every door alike: who may come in, places that callers share, waiting
-//! for an unreachable store, HEAD, request ids, metrics and traces. Parts of content are begun by [`range`](super::range).
+//! The [`Gateway`](super::gateway::Gateway) does the rest in the same way for every door: authorization, permits shared between
+//! callers, waiting for an unreachable store, HEAD, request ids, metrics and traces. Partial content is handled by
+//! [`range`](super::range).
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -24,22 +25,23 @@ pub type Answer = Result<Response<Body>, Refusal>;
 
 /// A protocol that the daemon serves.
 pub trait Door: Send + Sync + 'static {
-    /// What a request asks for, as its head says.
+    /// What a request asks for, according to its head.
     type Asked: Send + Sync + 'static;
 
     /// Its name in metrics and logs.
     fn name(&self) -> &'static str;
 
-    /// Returns true if its requests come every few seconds from probes: they get no span, and a line at `debug` only.
+    /// Returns true if its requests come every few seconds from probes: they get no span, and are logged at `debug` only.
     fn is_quiet(&self) -> bool {
         false
     }
 
-    /// Where a request goes; `None` if it is for another door. The one time that its path is read; asks nobody and waits for nothing.
+    /// Routes a request; `None` if it is for another door. This is the only place that parses its path; it never blocks or asks
+    /// a store.
     fn route(&self, head: &Parts) -> Option<Route<Self::Asked>>;
 
-    /// Answers a request that has the rights and the place that its route named. To HEAD it may answer as to GET. A request that is held
-    /// is answered again, without its body.
+    /// Answers a request that has the rights and the permit which its route requires. A HEAD may be answered like a GET. A
+    /// request that waited for an unreachable store is answered again, without its body.
     fn answer(
         &self,
         asked: &Self::Asked,
@@ -47,34 +49,34 @@ pub trait Door: Send + Sync + 'static {
         body: Body,
     ) -> impl Future<Output = Answer> + Send;
 
-    /// A refusal in the terms of the protocol; its cause is logged already.
+    /// A refusal in the terms of the protocol; its cause has already been logged.
     fn refuse(&self, refusal: &Refusal) -> Response<Body> {
         refusal.response()
     }
 
-    /// Adds the headers that every answer of the protocol has.
+    /// Adds the headers that every answer of the protocol carries.
     fn sign(&self, _headers: &mut HeaderMap) {}
 }
 
-/// Where a request goes, and what that takes.
+/// Where a request goes, and what it requires.
 #[derive(Debug)]
 pub struct Route<A> {
     /// The path with its variable parts in braces, as metrics and spans call it.
     pub label: &'static str,
-    /// What is looked up there (`blob`, `manifest`); `None` where finding nothing is no miss of a cache.
+    /// What is looked up there (`blob`, `manifest`); `None` if a negative answer does not count as a cache miss.
     pub looks_up: Option<&'static str>,
-    /// Who may ask.
+    /// Who may send it.
     pub access: Access,
     /// What the request holds while it is answered.
     pub place: Place,
     /// Whether it waits for an unreachable store.
     pub hold: Hold,
-    /// What is asked for, or why that is nothing to be answered, whoever asks.
+    /// What is asked for, or why every caller is refused.
     pub asked: Result<A, Refusal>,
 }
 
 impl<A> Route<A> {
-    /// A route for whoever need not log in first, whose requests have a place each and do not wait for an unreachable store.
+    /// A route that requires no login, whose requests take one permit each and do not wait for an unreachable store.
     pub fn new(label: &'static str, asked: Result<A, Refusal>) -> Self {
         Self {
             label,
@@ -87,30 +89,30 @@ impl<A> Route<A> {
     }
 }
 
-/// Who may ask.
+/// Who may send a request.
 #[derive(Debug)]
 pub enum Access {
-    /// Everybody, under whatever host name: what orchestrators and load balancers ask.
+    /// Everybody, under any host name: probes of orchestrators and load balancers.
     Probe,
-    /// Everybody but a web page of another site; it is not looked at who that is.
+    /// Everybody except a web page of another site; the caller is not identified.
     Open,
-    /// Whoever has these rights; with none of them, whoever could not get more by logging in.
+    /// Callers with these rights; if the list is empty, callers that would not gain rights by logging in.
     Needs(Vec<Need<'static>>),
 }
 
 /// What a request holds while it is answered.
 #[derive(Debug, Clone, Copy)]
 pub enum Place {
-    /// Nothing: it is answered from memory, or its body has limits of its own.
+    /// Nothing: it is answered from memory, or its body has its own limits.
     None,
-    /// Nothing, after its body was read whole: while that comes, nothing is held.
+    /// Nothing, and its whole body is read first; nothing is held while it is received.
     Form {
-        /// Bytes after which no more is read: a longer body is cut, for the door to refuse.
+        /// Reading stops after this many bytes: a longer body is truncated, and the door refuses it.
         most: usize,
-        /// Longest time.
+        /// Maximum time for reading it.
         within: Duration,
     },
-    /// A place among requests while the daemon works; the door receives its body by the [`Ticket`].
+    /// A permit for requests while the daemon works; the door receives the body through the [`Ticket`].
     Request,
 }
 
@@ -118,7 +120,7 @@ pub enum Place {
 pub struct Call {
     /// Its head.
     pub parts: Parts,
-    /// Who asks; nobody in particular where everybody may.
+    /// The caller; anonymous if everybody may send the request.
     pub who: Principal,
     /// What it holds.
     pub ticket: Ticket,
@@ -126,16 +128,16 @@ pub struct Call {
 }
 
 impl Call {
-    /// Names the request in the log of both sides.
+    /// Identifies the request in the logs of client and server.
     pub fn id(&self) -> &str {
         let id = self.parts.headers.get(X_REQUEST_ID);
         id.and_then(|id| id.to_str().ok()).unwrap_or_default()
     }
 
-    /// Asks until the store is back, as [`Hold::UntilBack`] does: for the part of a request that comes after its body.
+    /// Retries until the store is back, as [`Hold::UntilBack`] does: for the part of a request that follows its body.
     ///
     /// # Errors
-    /// What was refused last.
+    /// The last refusal.
     pub async fn until_back<T, F>(
         &self,
         digest: &Digest,

@@ -1,8 +1,8 @@
-//! The one way in to all doors.
+//! The single entry point to all doors.
 //!
-//! - Holds: the order of what every request goes through: a look at its head by the door, an id, a span and numbers, the check of host and
-//!   site, authorization, a place, waiting for an unreachable store, headers that tame browsers.
-//! - Enters: requests, with their [`Peer`] and [`Connection`](super::admission::Connection) among their extensions.
+//! - Holds: the order of what every request passes through: the door reads its head; request id, span and metrics; the check of
+//!   host and site; authorization; a permit; waiting for an unreachable store; headers that restrain browsers.
+//! - Enters: requests, with their [`Peer`] and [`Connection`](super::admission::Connection) in their extensions.
 //! - Leaves: answers of [`Door`]s.
 //! - Deliberately absent: routes, words of any protocol, sockets.
 
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{fair::caller, metrics::http::RouteLabel, store::Records};
 
-/// Lets requests in to doors.
+/// Admits requests to doors.
 pub struct Gateway {
     doors: Vec<Arc<dyn AnyDoor>>,
     authority: Arc<Authority>,
@@ -38,7 +38,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// A way in for whom `authority` lets in, which callers share by `admission`; to no door yet.
+    /// An entry point that authorizes callers by `authority` and shares capacity between them by `admission`; without any door
+    /// yet.
     pub fn new(authority: Arc<Authority>, admission: Arc<Admission>, observer: Observer) -> Self {
         Self {
             doors: Vec::new(),
@@ -50,29 +51,29 @@ impl Gateway {
         }
     }
 
-    /// The same, with one more door: a request goes to the first one that it is for.
+    /// The same, with one more door: the first door that recognizes a request answers it.
     #[must_use]
     pub fn door(mut self, door: Arc<impl Door>) -> Self {
         self.doors.push(door);
         self
     }
 
-    /// The same, whose requests wait this long for an unreachable store. `remote` are the records of a store behind a network
-    /// without a folder in front: it is asked what a tag stands for only for a while, and whether it answers anything else.
+    /// The same, whose requests wait this long for an unreachable store. `remote` are the records of a remote store without a
+    /// local cache directory: lookups of a tag wait for it only briefly, and it is asked whether it answers other requests.
     #[must_use]
     pub fn holding(self, limit: Duration, remote: Option<Arc<dyn Records>>) -> Self {
         let holds = Arc::new(Holds::new(limit, remote));
         Self { holds, ..self }
     }
 
-    /// The same, which tells `health` whether pushes are refused.
+    /// The same, which reports to `health` whether pushes are refused.
     #[must_use]
     pub fn telling(self, health: Arc<Health>) -> Self {
         let health = Some(health);
         Self { health, ..self }
     }
 
-    /// Lets go the requests that wait for an unreachable store, since the daemon ends.
+    /// Releases the requests that wait for an unreachable store, because the daemon is shutting down.
     pub fn drain(&self) {
         self.holds.end();
     }
@@ -90,7 +91,8 @@ impl Gateway {
         }
     }
 
-    /// Answers a request at a door; `None` leaves it for another one. On the heap: the answers of all doors are in no other future.
+    /// Answers a request at a door; `None` leaves it to another one. Boxed, so that the futures of all doors are not part of
+    /// the caller's future.
     pub(super) fn enter<'r, D: Door>(
         &'r self,
         door: &'r D,
@@ -110,8 +112,8 @@ impl Gateway {
         Some(observed.boxed())
     }
 
-    /// In front of all else: what is not proper HTTP and what a web page in a browser would ask is refused, and what a browser gets
-    /// cannot run.
+    /// Runs before all else: refuses malformed HTTP and requests that only a web page in a browser would send, and adds headers
+    /// that keep a browser from running what it receives.
     async fn guarded<D: Door>(
         &self,
         door: &D,
@@ -119,11 +121,11 @@ impl Gateway {
         request: Request<Body>,
     ) -> Response<Body> {
         if request.headers().get_all(header::HOST).iter().count() > 1 {
-            // RFC 9112, 3.2: whoever stands in front may have taken the other one.
+            // RFC 9112, 3.2: a proxy in front may have used the other one.
             return (StatusCode::BAD_REQUEST, "more than one Host header\n").into_response();
         }
         if coding::is_unknown(request.headers()) {
-            // Where the body ends is what whoever stands in front may see otherwise, so nothing more is read.
+            // A proxy in front may see a different end of the body, so nothing more is read.
             let close = [(header::CONNECTION, "close")];
             let said = "unknown Transfer-Encoding: only `chunked` is understood\n";
             return (StatusCode::NOT_IMPLEMENTED, close, said).into_response();
@@ -141,7 +143,7 @@ impl Gateway {
             },
         };
         if is_head {
-            // What a GET would answer, without its body; the headers say how long that is.
+            // The answer to a GET, without its body; the headers give its length.
             *response.body_mut() = Body::empty();
         }
         door.sign(response.headers_mut());
@@ -149,7 +151,7 @@ impl Gateway {
         response
     }
 
-    /// Lets a request in that may do what it asks for.
+    /// Authorizes the request, then lets the door answer it.
     async fn admit<D: Door>(
         &self,
         door: &D,
@@ -187,7 +189,7 @@ impl Gateway {
         let answered = self.holds.ask(route.hold, &call.ticket, ask);
         let answered = caller::on_behalf_of(Some(key), answered).await;
         let Call { who, ticket, .. } = call;
-        // What was below it only met what the client had done wrong.
+        // The layers below only saw the consequences of the client's fault, so report the fault itself.
         let answered = answered.map_err(|refusal| ticket.fault().map_or(refusal, Refusal::from));
         if let Some(health) = &self.health {
             match &answered {
@@ -211,7 +213,7 @@ impl Gateway {
     }
 }
 
-/// The answer to a request that is refused, with the cause for the log.
+/// The answer to a refused request, with the cause for the log.
 fn refused(door: &impl Door, mut refusal: Refusal) -> Response<Body> {
     let why = refusal.why.take();
     let mut response = door.refuse(&refusal);
@@ -221,7 +223,7 @@ fn refused(door: &impl Door, mut refusal: Refusal) -> Response<Body> {
     response
 }
 
-/// A door, whatever its requests ask for.
+/// A door with its type of request erased.
 trait AnyDoor: Send + Sync {
     /// [`Gateway::enter`].
     fn enter<'r>(

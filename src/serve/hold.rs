@@ -1,8 +1,8 @@
-//! Requests that wait for a store which is unreachable.
+//! Requests that wait for an unreachable store.
 //!
-//! Clients of registries give up soon after an error, and never while they wait: BuildKit tries again after 0, 1, 3 and 7 s,
-//! then the build fails (measured; it has no limit on the time of an answer). So what cannot be answered otherwise is held; but
-//! not a request that fails while the store answers others, since that is no outage.
+//! Registry clients give up soon after an error, but never while they wait for an answer: BuildKit retries after 0, 1, 3 and 7
+//! s, then the build fails (measured; it does not limit the time of an answer). So a request that cannot be answered otherwise
+//! is held; but not one that fails while the store answers others, since that is no outage.
 
 use std::{
     collections::HashMap,
@@ -29,51 +29,52 @@ use crate::{
     },
 };
 
-/// Longest time that a request waits for an unreachable store, unless set otherwise.
+/// Maximum time that a request waits for an unreachable store, unless configured otherwise.
 pub const HOLD: Duration = Duration::from_mins(2);
 
 /// Between two tries.
 const PAUSES: Backoff = Backoff::new(LEAST, Duration::from_secs(2));
-/// Shortest time that an answer gets.
+/// Minimum time that an answer gets.
 const LEAST: Duration = Duration::from_millis(250);
-/// Longest time for what a tag stands for.
+/// Maximum time for looking up a tag.
 const A_WHILE: Duration = Duration::from_secs(10);
-/// Longest time while it is known that the store hangs, and how long that is known.
+/// The same while the store is known to hang, and how long that knowledge lasts.
 const A_MOMENT: Duration = Duration::from_secs(3);
 const KNOWN: Duration = Duration::from_secs(30);
-/// How often a request may fail while the store answers others: once may be the last moment of an outage.
+/// How often a request may fail while the store answers others: one failure may be the end of an outage.
 const ALONE: u32 = 2;
-/// Longest wait for the answer to another request.
+/// Maximum wait for the answer to another request.
 const OTHER: Duration = Duration::from_secs(5);
-/// Digests that are remembered at most, and of how many a warning is logged.
+/// Maximum number of digests remembered, each of which logs one warning.
 const MAX_HELD: usize = 10_000;
 const MAX_TOLD: usize = 100;
 
-/// Who waits for what. By caller too: nobody uses up the time of others for a digest that can be guessed.
+/// A caller and the digest it waits for. Keyed by caller too, so that nobody can use up the waiting time of others for a digest
+/// that can be guessed.
 type Wait = (Key, Digest);
 
-/// Whether a request waits for an unreachable store. One that does is asked again, without its body.
+/// Whether a request waits for an unreachable store. If it does, it is asked again, without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// It is answered as the store is.
+    /// It fails at once.
     Never,
-    /// For seconds: it asks for a name, and to do without costs less than to wait.
+    /// For seconds: it looks up a name, and doing without costs less than waiting.
     ForAWhile,
-    /// Until the store is back: nothing else answers who wants this content.
+    /// Until the store is back: no other answer helps a client that needs this content.
     UntilBack(Digest),
 }
 
 /// Holds requests until the store is back.
 pub(super) struct Holds {
-    /// Longest time, counted from a caller's first request for a digest: whoever asks again does not wait as long again.
+    /// Maximum time, counted from a caller's first request for a digest: a retry does not start a new wait.
     limit: Duration,
     since: Mutex<HashMap<Wait, Instant>>,
-    /// A remote store without a folder in front: it may take long to answer, and is asked here whether it answers others. One with a
-    /// folder in front finds that out itself, and one on disk is only slow.
+    /// A remote store without a local cache directory: it may answer slowly, and is asked here whether it answers other
+    /// requests. A store with a local cache directory finds that out itself, and a store on disk is only slow.
     remote: Option<Arc<dyn Records>>,
-    /// Nobody is held any more: the daemon ends.
+    /// Requests are no longer held: the daemon is shutting down.
     ended: AtomicBool,
-    /// Until when the store is known to hang: it did not answer the last one who asked what a tag stands for.
+    /// Until when the store is assumed to hang: it did not answer the last lookup of a tag.
     away: Mutex<Option<Instant>>,
 }
 
@@ -88,12 +89,12 @@ impl Holds {
         }
     }
 
-    /// Lets go whoever is held, and holds nobody from now on.
+    /// Releases all held requests, and holds no more.
     pub(super) fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// Asks as `hold` says.
+    /// Retries as `hold` says.
     pub(super) async fn ask<T, F>(
         &self,
         hold: Hold,
@@ -110,7 +111,7 @@ impl Holds {
         }
     }
 
-    /// Asks until the store answers, or the time is up.
+    /// Retries until the store answers, or the time is up.
     pub(super) async fn until_back<T, F>(
         &self,
         digest: &Digest,
@@ -123,7 +124,7 @@ impl Holds {
         let (mut pauses, mut alone) = (0, 0);
         let (wait, began) = ((ticket.key().clone(), *digest), Instant::now());
         loop {
-            // Boxed: an answer's way is long, and this one is in every door's future.
+            // Boxed: the future of an answer is large, and this one is part of every door's future.
             let refusal = match Box::pin(ask()).await {
                 Err(refusal) if refusal.is_unavailable() => refusal,
                 answered => {
@@ -148,15 +149,16 @@ impl Holds {
                 let error = refusal.why.as_deref();
                 tracing::warn!(%digest, seconds = self.limit.as_secs(), error, "Request waits for the store, up to this long");
             }
-            // Who waits here must not keep those from being answered who need not.
+            // A request that waits here must not block requests that need not wait.
             if !ticket.rest(sleep(pause)).await {
                 return Err(refusal);
             }
         }
     }
 
-    /// Asks what a tag stands for. The sooner a build knows that it goes without its cache the better, so that takes a while at
-    /// most, and less while it is known to hang. What `ticket` waits for others does not count: it says nothing of the store.
+    /// Looks up a tag. The sooner a build knows that it runs without its cache the better, so the lookup takes a limited time,
+    /// and less while the store is known to hang. Time that `ticket` waits for other callers does not count, since it says
+    /// nothing about the store.
     async fn for_a_while<T>(
         &self,
         ticket: &Ticket,
@@ -189,7 +191,7 @@ impl Holds {
         answered
     }
 
-    /// Returns true if a remote store answers something else. `false` where that is not asked here.
+    /// Returns true if a remote store answers another request; always `false` for other stores.
     async fn answers_others(&self) -> bool {
         let Some(remote) = &self.remote else {
             return false;
@@ -206,12 +208,12 @@ impl Holds {
         self.away.lock()
     }
 
-    /// Since when a caller's requests for a digest are held, and whether that is to be logged. Where there is no room to remember it,
-    /// since this one `began`.
+    /// Since when a caller's requests for a digest are held, and whether to log that. If there is no room to remember it, since
+    /// this request `began`.
     fn since(&self, wait: &Wait, began: Instant) -> (Instant, bool) {
         let mut held = self.since.lock();
         let now = Instant::now();
-        // Of an outage that is over for this digest's clients.
+        // From an earlier outage, which is over for this digest's clients.
         let is_old = |since: &Instant| now - *since > self.limit * 2;
         held.retain(|_, since| !is_old(since));
         if let Some(since) = held.get(wait) {
@@ -271,7 +273,7 @@ mod tests {
             assert!(held.await.unwrap_err().is_unavailable());
         }
         assert!(began.elapsed() <= LIMIT);
-        // The next outage is another one.
+        // The next outage counts separately.
         sleep(LIMIT * 2).await;
         let again = Instant::now();
         let held = hold.until_back::<(), _>(&digest, &ticket, async || Err(away()));
@@ -316,7 +318,7 @@ mod tests {
             assert!(asked.await.unwrap_err().is_unavailable());
         }
         assert!(began.elapsed() <= A_WHILE + 7 * A_MOMENT);
-        // It is asked all the same, so that its return is noticed.
+        // It is asked anyway, so that its return is noticed.
         assert_eq!(
             hold.for_a_while(&ticket, async { Ok("there") })
                 .await
@@ -344,7 +346,7 @@ mod tests {
         let asked = hold.for_a_while(&ticket, ask).await;
         assert_eq!(asked.unwrap(), "there");
         assert!(hold.away().is_none());
-        // What the store takes counts as before, whatever was waited for besides.
+        // The store's time counts as before, whatever other waits there were.
         let began = Instant::now();
         let ask = async {
             ticket.aside(sleep(A_WHILE * 3)).await;
@@ -372,7 +374,7 @@ mod tests {
         assert!(began.elapsed() < Duration::from_secs(12));
     }
 
-    /// A remote store that is asked for something else.
+    /// A remote store that answers the question about another request.
     fn remote(answers: bool) -> Arc<dyn Records> {
         Arc::new(Others(answers))
     }
@@ -421,7 +423,7 @@ mod tests {
             assert!(refused.message.contains("answered 500"), "{refused:?}");
             assert_eq!(began.elapsed() > LIMIT / 2, held);
         }
-        // A store with a folder in front says so itself.
+        // A store with a local cache directory reports that itself.
         let (hold, began) = (Holds::new(LIMIT, None), Instant::now());
         let ask = async || {
             Err(Refusal {

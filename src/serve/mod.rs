@@ -1,7 +1,8 @@
 //! The doors: protocols that build tools already speak, answered from stores.
 //!
-//! - Holds: one folder a protocol, each a [`Door`](door::Door); the one way in to all of them ([`gateway`]), and who may come in.
-//! - Enters: HTTP requests, with what is known of the connection they came by.
+//! - Holds: one folder per protocol, each a [`Door`](door::Door); the single entry point to all of them ([`gateway`]), and
+//!   authentication.
+//! - Enters: HTTP requests, with what is known of their connection.
 //! - Leaves: responses in the protocol's own terms.
 //! - Deliberately absent: how a store keeps bytes, retries, hashing, building of manifests, sockets.
 

@@ -1,7 +1,7 @@
-//! The moment in which a prune has the store to itself: new requests are held, and what clients were told is remembered.
+//! The moment in which a prune has exclusive use of the store: new requests wait, and promises to clients are remembered.
 //!
-//! A request passes only for its work on the store. While its body comes, or it waits for a place, it has not passed, so a slow
-//! client is in nobody's way: what it sends lies among the unfinished uploads, which no prune touches.
+//! A request holds a pass only for its work on the store. While its body arrives, or it waits for a permit, it holds none, so a
+//! slow client delays nobody: its data is part of the unfinished uploads, which no prune touches.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,10 +22,10 @@ use crate::{
 };
 use promises::Promises;
 
-/// Longest wait for requests that work on the store: new ones are held meanwhile.
+/// Maximum wait for requests that work on the store: new ones wait meanwhile.
 const RUNNING: Duration = Duration::from_secs(10);
 
-/// Who works on the store of a daemon, and what clients were told of it.
+/// The work in progress on a daemon's store, and what its clients were promised.
 pub struct Pause {
     began: Instant,
     lock: Arc<RwLock<()>>,
@@ -47,7 +47,7 @@ struct Working {
     all: BTreeMap<u64, String>,
 }
 
-/// Work on the store, until it is dropped.
+/// Work on the store, until this is dropped.
 pub struct Pass {
     _inside: OwnedRwLockReadGuard<()>,
     working: Arc<Mutex<Working>>,
@@ -61,7 +61,7 @@ impl Drop for Pass {
 }
 
 impl Pause {
-    /// Does `on_shut` each time a prune has the store to itself: what is remembered of the store ends then.
+    /// Calls `on_shut` each time a prune gets exclusive use of the store: to clear what is remembered of the store.
     pub fn telling(on_shut: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             began: Instant::now(),
@@ -72,8 +72,8 @@ impl Pause {
         }
     }
 
-    /// Begins work on the store, when no prune has it to itself; `what` names the work to whoever waits for its end. The request
-    /// of `ticket` gives its place to others meanwhile. One request must not pass twice at once.
+    /// Begins work on the store, once no prune has exclusive use of it; `what` describes the work for the log of a waiting
+    /// prune. Meanwhile the request of `ticket` gives its permit to others. One request must not hold two passes at once.
     pub async fn pass(&self, ticket: Option<&Ticket>, what: impl FnOnce() -> String) -> Pass {
         let free = self.lock.clone().try_read_owned();
         let inside = match (free, ticket) {
@@ -93,16 +93,16 @@ impl Pause {
         }
     }
 
-    /// Notes that `client` was told that a blob or manifest is there, and may name it later without sending it.
+    /// Notes that `client` was told that a blob or manifest exists, so it may name it later without sending it.
     pub fn promise(&self, client: &Key, digest: &Digest) {
         self.promises.lock().make(client, digest);
     }
 
-    /// Notes that a manifest which `client` published names these: whatever keeps that keeps them too.
+    /// Notes that a manifest published by `client` names these digests: they are kept as long as the manifest is.
     ///
-    /// Builds with one user, or with one address and none, are one client, so what one of them names is promised to none of them
-    /// any more. That is harmless: at worst that manifest goes within the hour, a prune at once follows, and the push of another
-    /// build is refused and has to be repeated.
+    /// Builds of one user, or unauthenticated builds from one address, count as one client, so what one of them names is no
+    /// longer promised to the others. That is harmless: in the worst case that manifest is removed within the hour, a `prune
+    /// --now` follows, and the push of another build is refused and has to be repeated.
     pub fn named<'d>(&self, client: &Key, digests: impl IntoIterator<Item = &'d Digest>) {
         let mut promises = self.promises.lock();
         for digest in digests {

@@ -1,4 +1,4 @@
-//! Content that is served whole or in part (RFC 9110, 14), the same at every door.
+//! Content that is served whole or in part (RFC 9110, 14), in the same way at every door.
 
 use std::ops::Range;
 
@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, Response, StatusCode, header, response::Builder};
 
 use super::refusal::Refusal;
 
-/// Begins the answer to a request for content of `size` bytes with the strong validator `etag`; which of its bytes are the body.
+/// Begins the answer to a request for content of `size` bytes with the strong validator `etag`; also returns which bytes are
+/// its body.
 ///
 /// # Errors
-/// `416` for a range that it does not have.
+/// `416` for a range outside of the content.
 pub fn begin(headers: &HeaderMap, size: u64, etag: &str) -> Result<(Builder, Range<u64>), Refusal> {
     let (status, range) = match part(headers, size, etag) {
         Part::Whole => (StatusCode::OK, 0..size),
@@ -32,19 +33,20 @@ pub fn begin(headers: &HeaderMap, size: u64, etag: &str) -> Result<(Builder, Ran
     Ok((builder, range))
 }
 
-/// What part of some content is asked for.
+/// Which part of some content is requested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     /// All of it.
     Whole,
     /// This range, not empty and within it.
     Range(Range<u64>),
-    /// Nothing that it has.
+    /// Nothing that exists.
     Unsatisfiable,
 }
 
-/// Reads `Range` (RFC 9110, 14.1.2) of what has the strong validator `etag`. Several ranges, or another unit, are answered with the
-/// whole, as the RFC allows; so is a client that has a part of something else (13.1.5: a date or a weak validator never fits here).
+/// Reads `Range` (RFC 9110, 14.1.2) for content with the strong validator `etag`. Several ranges, or another unit, are answered
+/// with the whole content, as the RFC allows; so is a client that has a part of other content (13.1.5: a date or a weak
+/// validator never matches here).
 fn part(headers: &HeaderMap, size: u64, etag: &str) -> Part {
     let mut validators = headers.get_all(header::IF_RANGE).iter();
     if !validators.all(|said| said.as_bytes() == etag.as_bytes()) {
@@ -60,7 +62,7 @@ fn part(headers: &HeaderMap, size: u64, etag: &str) -> Part {
     };
     let number = |s: &str| -> Option<u64> {
         let digits = !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
-        // What is too long for a number is beyond all content.
+        // A number that overflows lies beyond any content.
         digits.then(|| s.parse().unwrap_or(u64::MAX))
     };
     let range = match (number(first), number(last)) {

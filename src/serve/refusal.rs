@@ -1,4 +1,4 @@
-//! A request that is not answered as asked, whichever door it came to. A door writes it in the terms of its protocol.
+//! A request that is refused, at any door. A door renders it in the terms of its protocol.
 
 use axum::{
     body::Body,
@@ -19,29 +19,29 @@ use crate::store::{
     queue::{OVER_SHARE, QUEUE_FULL},
 };
 
-/// Why a request is not answered as asked.
+/// Why a request is refused.
 #[derive(Debug, Clone)]
 pub struct Refusal {
-    /// What kind of refusal it is, in the terms of HTTP.
+    /// The kind of refusal, as an HTTP status.
     pub status: StatusCode,
-    /// The protocol's own code, where the status alone does not give it.
+    /// The protocol's own code, if the status alone does not determine it.
     pub code: Option<&'static str>,
-    /// Why, in words for the client: without paths of this machine, names of stores, or anything that the client showed.
+    /// The reason, for the client: without paths of this machine, names of stores, or the client's credentials.
     pub message: String,
     /// Headers that belong to it.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The whole story, for the log: with the store's address and the cause.
+    /// The full reason, for the log: with the store's address and the cause.
     pub why: Option<String>,
     /// The store answers other requests: waiting for it does not help.
     pub alone: bool,
-    /// What it says of the store's state, if it was a push.
+    /// For a push, what the refusal says about the store's state.
     pub store: Option<Refused>,
-    /// The client did not send its body as it should.
+    /// The client did not send its body correctly.
     pub is_fault: bool,
 }
 
 impl Refusal {
-    /// A refusal of that kind, with words for the client.
+    /// A refusal with that status and a message for the client.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -55,8 +55,8 @@ impl Refusal {
         }
     }
 
-    /// `401`: it is not known, or not surely, who asks; the challenges say how to show it. There may be none for a client that does
-    /// not say at which host it thinks it is.
+    /// `401`: the caller is not, or not reliably, identified; the challenges say how to authenticate. There are none for a
+    /// client that does not say which host it uses.
     pub fn unauthenticated(challenges: Vec<HeaderValue>, message: impl Into<String>) -> Self {
         let refusal = Self::new(StatusCode::UNAUTHORIZED, message);
         let headers = challenges.into_iter();
@@ -66,18 +66,18 @@ impl Refusal {
         }
     }
 
-    /// `403`: it is known who asks, and they may not do this.
+    /// `403`: the caller is identified, but not allowed to do this.
     pub fn denied(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, message)
     }
 
-    /// `405`: the path knows no other methods than these.
+    /// `405`: the path supports only these methods.
     pub fn method_not_allowed(methods: &'static str) -> Self {
         let why = format!("this path knows {methods} only");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, why).header(ALLOW, methods)
     }
 
-    /// Answers with another status.
+    /// Changes the status.
     #[must_use]
     pub fn status(mut self, status: StatusCode) -> Self {
         self.status = status;
@@ -93,12 +93,12 @@ impl Refusal {
         self
     }
 
-    /// Returns true if the store is unreachable, so that it may help to wait.
+    /// Returns true if the store is unreachable, so that waiting may help.
     pub fn is_unavailable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
     }
 
-    /// The code by the distribution spec ("Error Codes"), and ours for what it has none for.
+    /// The code of the distribution spec ("Error Codes"), or our own if the spec has none.
     pub fn code(&self) -> &'static str {
         self.code.unwrap_or(match self.status.as_u16() {
             401 => "UNAUTHORIZED",
@@ -107,16 +107,16 @@ impl Refusal {
             405 => "UNSUPPORTED",
             409 => "BLOB_UPLOAD_INVALID",
             429 => "TOOMANYREQUESTS",
-            // What distribution calls all that is the registry's own trouble.
+            // The code that distribution uses for internal errors.
             500 => "UNKNOWN",
             503 => "UNAVAILABLE",
             507 => "INSUFFICIENT_STORAGE",
-            // The spec has no code for a body that did not come whole.
+            // The spec has no code for an incomplete body.
             _ => "SIZE_INVALID",
         })
     }
 
-    /// The response of a registry, and of every door whose protocol has no words of its own.
+    /// The response of a registry, and of every door whose protocol has no error format.
     pub fn response(&self) -> Response<Body> {
         let errors = json!({"errors": [{"code": self.code(), "message": self.message}]});
         let mut response = Response::new(Body::from(errors.to_string()));
@@ -138,7 +138,7 @@ impl From<Full> for Refusal {
 }
 
 impl From<&Fault> for Refusal {
-    /// The client's own fault: it is told so, whatever came of it further down.
+    /// The client's own fault: it is reported, whatever errors it caused further down.
     fn from(fault: &Fault) -> Self {
         Self {
             is_fault: true,
@@ -154,7 +154,7 @@ impl From<store::Error> for Refusal {
 }
 
 impl From<&store::Error> for Refusal {
-    /// The answer to trouble at the store below.
+    /// The answer to an error of the store below.
     fn from(error: &store::Error) -> Self {
         use store::ErrorKind as Kind;
         let (status, words) = match error.kind {
@@ -191,7 +191,7 @@ impl From<&store::Error> for Refusal {
             ),
         };
         let mut refusal = match error.kind {
-            // What the store answered, not where it is.
+            // What the store answered, but not where it is.
             Kind::Throttled | Kind::Unavailable if !error.unheard => {
                 Self::new(status, format!("{words}: {}", error.message))
             }
@@ -199,7 +199,7 @@ impl From<&store::Error> for Refusal {
         };
         refusal.why = Some(error.to_string());
         refusal.store = Refused::by(error);
-        // Waiting does not bring credentials.
+        // Waiting does not provide credentials.
         refusal.alone = error.alone || matches!(error.kind, Kind::Denied | Kind::Unauthenticated);
         if refusal.is_unavailable() {
             return refusal.header(RETRY_AFTER, "5");

@@ -1,26 +1,26 @@
-//! What a push that was refused says about those of others.
+//! What a refused push means for other pushes.
 
 use crate::store::{
     Error, ErrorKind,
     queue::{OVER_SHARE, QUEUE_FULL},
 };
 
-/// Why the store takes no pushes now.
+/// Why the store currently accepts no pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
     /// The store, or the disk, is full.
     NoRoom,
-    /// What waits for the remote store has all the room that it may have.
+    /// The queue for the remote store has reached its maximum size.
     QueueFull,
-    /// The disk cannot be written to: it is read-only, or broken, or not this user's.
+    /// The disk is not writable: it is read-only, faulty, or not writable for this user.
     Disk,
 }
 
 impl Refused {
-    /// What `error` says about pushes of others.
+    /// What `error` means for other pushes.
     pub fn by(error: &Error) -> Option<Self> {
         match error.kind {
-            // Others have room.
+            // Other callers have room.
             ErrorKind::Full if error.op == OVER_SHARE => None,
             ErrorKind::Full if error.op == QUEUE_FULL => Some(Self::QueueFull),
             ErrorKind::Full => Some(Self::NoRoom),
@@ -29,7 +29,7 @@ impl Refused {
         }
     }
 
-    /// In words for anybody.
+    /// A description for everybody.
     pub fn words(self) -> &'static str {
         match self {
             Self::NoRoom => "no room left",

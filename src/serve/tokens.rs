@@ -1,4 +1,4 @@
-//! The door of tokens: `/token`, and whatever path is no other door's.
+//! The token door: `/token`, and all paths that no other door handles.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,14 +13,14 @@ use super::{
     refusal::Refusal,
 };
 
-/// Longest time for a form to come.
+/// Maximum time for receiving a form.
 const FORM: Duration = Duration::from_secs(10);
 
-/// Gives tokens to whoever shows who they are.
+/// Issues tokens to authenticated callers.
 pub struct Tokens(Arc<Authority>);
 
 impl Tokens {
-    /// Tokens by which `authority` lets requests in.
+    /// Issues tokens that `authority` accepts.
     pub fn new(authority: Arc<Authority>) -> Self {
         Self(authority)
     }
@@ -41,7 +41,7 @@ impl Door for Tokens {
             ("other", Err(Refusal::new(StatusCode::NOT_FOUND, why)))
         };
         Some(Route {
-            // Nobody knows yet who asks.
+            // The caller is not identified yet.
             access: Access::Open,
             place: Place::Form {
                 most: MAX_FORM_BYTES,

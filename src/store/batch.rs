@@ -1,20 +1,20 @@
-//! Pieces of a body on their way to a file, which take about as much memory as they count.
+//! Pieces of a body on their way to a file, which take about as much memory as their length.
 //!
-//! A piece keeps the whole buffer alive that it was received in, however short it is: a limit on the length of pieces bounds nothing
-//! where a sender sends one byte at a time.
+//! A piece keeps the whole buffer alive in which it was received, however short it is: limiting the length of pieces limits
+//! nothing if a sender sends one byte at a time.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// A piece of fewer bytes is copied: the buffers that servers and clients read into have 8 KiB or more.
+/// Shorter pieces are copied: the buffers that servers and clients read into have 8 KiB or more.
 const SMALL: usize = 4 << 10;
 
-/// Gathers pieces in their order.
+/// Collects pieces in order.
 #[derive(Default)]
 pub(super) struct Batch {
     whole: VecDeque<Bytes>,
-    /// Copies of small pieces that came after all of `whole`.
+    /// Copies of small pieces that arrived after all of `whole`.
     small: BytesMut,
     len: usize,
 }
@@ -31,12 +31,12 @@ impl Batch {
         }
     }
 
-    /// Its bytes.
+    /// The number of bytes.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Says whether there are none.
+    /// Returns true if there are no bytes.
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }

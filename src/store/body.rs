@@ -1,4 +1,4 @@
-//! Bytes on their way into a store: re-openable, so that trying again is always right.
+//! Bytes on their way into a store: re-openable, so that retrying is always correct.
 
 use std::{
     fmt,
@@ -23,13 +23,13 @@ use crate::{
     fs, task,
 };
 
-/// Bytes of a blob as they come, in pieces of any size above 0.
+/// Bytes of a blob as they arrive, in pieces of any size above 0.
 pub type ByteStream = BoxStream<'static, Result<Bytes>>;
 
-/// Bytes that can be read as often as needed.
+/// Bytes that can be read any number of times.
 #[derive(Debug, Clone)]
 pub enum Body {
-    /// In memory: configs, manifests, small things.
+    /// In memory: configs, manifests and other small contents.
     Bytes(Bytes),
     /// A finished spool file.
     Spool(Arc<Spool>),
@@ -38,7 +38,7 @@ pub enum Body {
 /// Collects a stream of exactly `len` bytes.
 ///
 /// # Errors
-/// `Corrupt` if there are fewer or more; nothing is read after one that is too many.
+/// `Corrupt` if there are fewer or more; stops reading at the first excess byte.
 pub async fn collect(mut stream: ByteStream, len: u64) -> Result<Bytes> {
     let mut all = BytesMut::new();
     while let Some(piece) = stream.next().await {
@@ -59,7 +59,7 @@ pub async fn collect(mut stream: ByteStream, len: u64) -> Result<Bytes> {
 }
 
 impl Body {
-    /// Count of bytes.
+    /// The number of bytes.
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(b) => b.len() as u64,
@@ -67,7 +67,7 @@ impl Body {
         }
     }
 
-    /// Says whether there are no bytes.
+    /// Returns true if there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -123,15 +123,15 @@ pub struct Spool {
     path: tempfile::TempPath,
     digest: Digest,
     size: u64,
-    /// Dropped once the file is removed.
+    /// Dropped after the file has been removed.
     _until_removed: Option<Box<dyn UntilRemoved>>,
 }
 
-/// What lasts as long as a spool's file.
+/// A value that lives as long as a spool's file.
 pub(super) trait UntilRemoved: fmt::Debug + Send + Sync {}
 
 impl Spool {
-    /// Takes over a whole file whose bytes were hashed while they were written; it is removed with the last handle.
+    /// Takes over a complete file whose bytes were hashed while they were written; it is removed with the last handle.
     ///
     /// # Errors
     /// `Io` if `path` cannot be kept.
@@ -147,7 +147,7 @@ impl Spool {
         })
     }
 
-    /// The same, which drops `until_removed` once its file is removed.
+    /// The same, which drops `until_removed` after its file has been removed.
     pub(super) fn keeping(self, until_removed: Box<dyn UntilRemoved>) -> Self {
         Self {
             _until_removed: Some(until_removed),
@@ -155,17 +155,17 @@ impl Spool {
         }
     }
 
-    /// Where the bytes are while this lives; a store on the same file system may link them.
+    /// Path of the file while this lives; a store on the same file system may link it.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The digest of the bytes: SHA-256, taken while they were written, unless somebody had verified them before.
+    /// The digest of the bytes: SHA-256, computed while they were written, unless they had been verified before.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// Count of the bytes.
+    /// The number of bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -176,7 +176,7 @@ impl Spool {
     }
 }
 
-/// A spool that is being written; dropped unfinished it leaves nothing.
+/// A spool that is being written; if it is dropped unfinished, its file is removed.
 pub struct SpoolWriter {
     file: File,
     path: tempfile::TempPath,
@@ -186,19 +186,19 @@ pub struct SpoolWriter {
 
 /// Where a spool's digest comes from.
 enum SpoolDigest {
-    /// Its bytes, which are hashed as they are written.
+    /// The SHA-256 of its bytes, computed as they are written.
     Hashed(Sha256Hasher),
-    /// Whoever writes it has verified them.
+    /// The writer has verified it.
     Verified(Digest),
 }
 
 impl SpoolWriter {
-    /// Starts one in the folder `dir`, which is made where it is missing.
+    /// Starts one in the folder `dir`, which is created if missing.
     pub fn create(dir: &Path) -> Result<Self> {
         Self::create_with(dir, SpoolDigest::Hashed(Sha256Hasher::default()))
     }
 
-    /// The same for bytes that are verified already: all that is written is what `digest` says.
+    /// The same for bytes that are already verified: everything written hashes to `digest`.
     pub(super) fn create_verified(dir: &Path, digest: Digest) -> Result<Self> {
         Self::create_with(dir, SpoolDigest::Verified(digest))
     }
@@ -223,10 +223,10 @@ impl SpoolWriter {
         })
     }
 
-    /// Takes room for `bytes` of the disk now, where the file system can, so that writing them finds it.
+    /// Reserves disk space for `bytes`, if the file system supports it, so that writing them cannot fail for lack of space.
     ///
     /// # Errors
-    /// `Full` if there is none.
+    /// `Full` if there is not enough space.
     pub(super) fn reserve(&self, bytes: u64) -> Result<()> {
         let reserved = fs::reserve(&self.file, bytes);
         reserved.map_err(|e| Error::io("spool", fs::Error::new("make room for", &self.path, e)))
@@ -237,7 +237,7 @@ impl SpoolWriter {
         self.written
     }
 
-    /// Ends it.
+    /// Finishes it.
     pub fn finish(self) -> Spool {
         Spool {
             file: Arc::new(self.file),
@@ -251,16 +251,16 @@ impl SpoolWriter {
         }
     }
 
-    /// The error with the place where there is no room, or whatever it is: nobody above knows it.
+    /// The error with the path added, which callers do not know.
     fn located(&self, e: io::Error) -> io::Error {
         match e.kind() {
-            // Part of the contract of `Write`: it is tried again.
+            // Part of the contract of `Write`: the caller retries.
             io::ErrorKind::Interrupted => e,
             kind => io::Error::new(kind, fs::Error::new("write", self.path.to_path_buf(), e)),
         }
     }
 
-    /// Where it is written to, for messages.
+    /// Path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,17 +1,18 @@
-//! Many repositories, and their records, in a store that has one flat list of tags: a registry's repository, an image layout.
+//! Many repositories, and their records, in a store with one flat list of tags: a registry's repository, an image layout.
 //!
-//! - Holds: where each record lies ([`names`]), what it looks like there ([`card`]), the records, one repository of many.
+//! - Holds: the place of each record ([`names`]), its representation there ([`card`]), the records, one repository of many.
 //! - Enters: a store with blobs, manifests and tags.
 //! - Leaves: what a daemon needs ([`Records`](super::Records), a store for each repository).
-//! - Deliberately absent: trying again, limits, names in errors (wrappers, see [`super::open`]).
+//! - Deliberately absent: retries, limits, names in errors (wrappers, see [`super::open`]).
 //!
-//! Everything lies in *one* repository: many registries make none when they are pushed to, or take no nested names (Amazon's, Docker
-//! Hub), and blobs stay what the tiers and the doors take them for, one set for all repositories. A tag of another repository
-//! than the CLI's own is a tag too, spelled with its repository (`_c.t.<repository>.<tag>`), and leads to the image itself, so that any
-//! tool can pull it there and the store's own collection of garbage sees that it is needed. The CLI's own tags are as the CLI writes them.
+//! Everything is stored in *one* repository: many registries do not create repositories on push, or do not accept nested names
+//! (Amazon's, Docker Hub), and blobs remain one set for all repositories, as the tiers and the doors expect. A tag of a
+//! repository other than the CLI's is a tag too, whose name includes the repository (`_c.t.<repository>.<tag>`), and points at
+//! the image itself, so that any tool can pull it there and the store's own garbage collection sees that it is in use. The
+//! CLI's own tags are as the CLI writes them.
 //!
-//! What a registry does not take as a manifest (other media types, manifests that name what is not there) is kept as a blob, and its tag is a
-//! record that points at it.
+//! A manifest that a registry does not accept as such (other media types, manifests that name missing digests) is stored as a
+//! blob, and its tag is a record that points at it.
 
 use std::{
     sync::{
@@ -42,18 +43,18 @@ pub(super) mod names;
 mod records;
 mod repo;
 
-/// Records that are read at once.
+/// Records that are read concurrently.
 const AT_ONCE: usize = 16;
 /// Manifests of the CLI's own tags that are remembered.
 const MAX_BY_TAG: usize = 4096;
 
-/// What a store has to have for it.
+/// What the underlying store must provide.
 #[async_trait]
 pub trait Flat: RepoStore + Untag {
-    /// Says whether the bytes of a manifest are a blob too.
+    /// Returns true if the bytes of a manifest are also a blob.
     fn manifests_are_blobs(&self) -> bool;
 
-    /// As [`TagStore::tags`](super::TagStore::tags), without those that lead nowhere any more.
+    /// As [`TagStore::tags`](super::TagStore::tags), without those whose manifest is gone.
     async fn standing(&self, prefix: &str) -> Result<Vec<Tag>>;
 }
 
@@ -62,11 +63,11 @@ pub struct ByTags<S>(Arc<Inner<S>>);
 
 struct Inner<S> {
     flat: S,
-    /// The empty config of our records was put there by this process.
+    /// The empty config of our records was stored there by this process.
     has_empty: AtomicBool,
-    /// Manifests that the CLI's own tags were seen to lead to. The command line writes straight to the store and leaves no record of
-    /// its manifests, and a digest alone proves nothing: every repository's manifests lie in one. Clients ask for a tag first, then
-    /// for the digest that it had.
+    /// Manifests that tags of the CLI were seen to point at. The command line writes directly to the store without recording
+    /// its manifests, and a digest alone proves nothing, since the manifests of all repositories share one. Clients first ask
+    /// for a tag, then for the digest that it had.
     by_tag: Lately<Digest, Manifested>,
 }
 
@@ -77,7 +78,7 @@ impl<S> Clone for ByTags<S> {
 }
 
 impl<S: Flat> ByTags<S> {
-    /// Those in `flat`; nothing is asked or made yet.
+    /// The repositories in `flat`; sends no request and writes nothing yet.
     pub fn new(flat: S) -> Self {
         Self(Arc::new(Inner {
             flat,
@@ -95,7 +96,7 @@ impl<S: Flat> ByTags<S> {
         &self.0.flat
     }
 
-    /// Writes a record where it belongs; `keeps` is the manifest that it keeps alive.
+    /// Writes a record to its place; `keeps` is the manifest that it keeps alive.
     async fn write(
         &self,
         place: &Tag,
@@ -107,7 +108,7 @@ impl<S: Flat> ByTags<S> {
         if let Some(other) = keeps {
             let manifest = card.naming(other);
             match flat.publish(&manifest, Some(place), expect).await {
-                // What it should keep alive is none to the registry.
+                // To the registry, what it should keep alive is not a manifest.
                 Err(e) if is_refusal(&e) => {
                     tracing::debug!(error = %e, key = card.key, "Record stands alone");
                 }
@@ -118,7 +119,7 @@ impl<S: Flat> ByTags<S> {
         let has_empty = self.0.has_empty.load(Ordering::Relaxed);
         if has_empty {
             match flat.publish(&manifest, Some(place), expect).await {
-                // The registry's collection of garbage may have taken the empty blob, as long as nothing named it.
+                // The registry's garbage collection may have removed the empty blob before anything referred to it.
                 Err(e) if is_refusal(&e) => {}
                 done => return done,
             }
@@ -131,7 +132,7 @@ impl<S: Flat> ByTags<S> {
     }
 }
 
-/// Says whether a store does not take a manifest as it is, so that asking again is of no use.
+/// Returns true if a store does not accept a manifest in this form, so that a retry is useless.
 fn is_refusal(e: &Error) -> bool {
     matches!(
         e.kind,
@@ -139,7 +140,7 @@ fn is_refusal(e: &Error) -> bool {
     )
 }
 
-/// What is no key of a record of a repository.
+/// The error for a key that does not belong to a record of a repository.
 fn no_place(op: &'static str, key: &str) -> Error {
     let why = "only records of repositories are kept here, by the names of keys.rs";
     Error::new(ErrorKind::Unsupported, op, why).at("", key)

@@ -1,4 +1,4 @@
-//! Questions that every store asks before it does anything.
+//! Checks that every store makes before it does anything.
 
 use std::ops::Range;
 
@@ -12,9 +12,9 @@ use crate::{
     task,
 };
 
-/// Bytes in memory up to which they are hashed on the spot.
+/// Contents in memory of up to this size are hashed without a separate thread.
 const HASH_INLINE: u64 = 64 << 10;
-/// Bytes of a file that are hashed at a time.
+/// Bytes of a file that are hashed in one step.
 const HASH_BYTES: u64 = 1 << 20;
 
 /// Refuses a range that does not lie within the blob.
@@ -33,7 +33,7 @@ pub(super) fn check_range(op: &'static str, desc: &Descriptor, range: &Range<u64
     ))
 }
 
-/// Refuses a manifest whose bytes are not what its digest says, or that no reader would take.
+/// Refuses a manifest whose bytes do not match its digest, or that no reader would accept.
 ///
 /// # Errors
 /// `Corrupt` or `Invalid`.
@@ -56,8 +56,8 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a body that is not what its descriptor says. A store asks this before it looks for the blob, and before the first byte is
-/// sent: whoever does not have the bytes must not learn of a blob that is there, and nothing wrong ever shows.
+/// Refuses a body that does not match its descriptor. A store calls this before it looks for the blob and before it sends the
+/// first byte: a caller without the bytes must not learn whether the blob exists, and wrong bytes never become visible.
 ///
 /// # Errors
 /// `Corrupt`; `Io` if the body cannot be read.

@@ -1,10 +1,10 @@
 //! The disk store: [`Keyed`] over a folder, for any number of processes at once.
 //!
-//! What holds it together: a name appears when its bytes are durable; a tag is compared and renamed under its lock; users
-//! hold `meta/gc.lock` shared and a sweep holds it alone, so nothing that a user has seen or written goes away while its
+//! Its invariants: a name appears when its bytes are durable; a tag is compared and renamed under its lock; users hold
+//! `meta/gc.lock` shared and a sweep holds it exclusively, so nothing that a user has seen or written disappears while its
 //! store is open.
 //!
-//! A tag that is damaged, or whose manifest is, is `Corrupt` to readers and absent to writers: the next export heals it.
+//! A damaged tag, or one whose manifest is damaged, is `Corrupt` to readers and absent to writers: the next export repairs it.
 
 use std::{
     ops::Range,
@@ -47,12 +47,13 @@ pub struct Folder {
 }
 
 impl Disk {
-    /// Opens the store at `root` for one repository of it, making the folder where it is missing.
+    /// Opens the store at `root` for one of its repositories, creating the folder if missing.
     ///
-    /// A folder that we may only read is opened read-only. Left-overs of dead processes go if nobody else is inside.
+    /// A folder that is not writable is opened read-only. Left-over files of dead processes are removed if no other process
+    /// uses the store.
     ///
     /// # Errors
-    /// `NoSuchStore` if it is not there and may not be made; `Timeout` if a sweep runs for longer than `lock_wait`.
+    /// `NoSuchStore` if it does not exist and may not be created; `Timeout` if a sweep runs for longer than `lock_wait`.
     pub async fn open(root: &Path, repo: Repo, settings: &Settings) -> Result<Self> {
         let tree = Tree::new(root, keys::UPLOADS.trim_end_matches('/')).private(settings.private);
         let (tags, manifests) = (keys::tags_prefix(&repo), keys::manifests_prefix(&repo));
@@ -62,12 +63,13 @@ impl Disk {
         Ok(Self::new(Folder { entered, tree }, repo))
     }
 
-    /// Where spools should be written: on the same file system, swept with the store's own left-overs. `None` if nothing can be written.
+    /// Where spools should be written: on the same file system, removed together with the store's own left-over files. `None`
+    /// if nothing can be written.
     pub fn spool_dir(&self) -> Option<PathBuf> {
         self.objects.entered.spool_dir()
     }
 
-    /// Says whether nothing can be written.
+    /// Returns true if nothing can be written.
     pub fn is_read_only(&self) -> bool {
         self.spool_dir().is_none()
     }
@@ -84,7 +86,7 @@ impl Folder {
         self.entered.run(op, key, move || work(&tree)).await
     }
 
-    /// As [`Self::run`], for what changes something.
+    /// As [`Self::run`], for changes.
     async fn change<T: Send + 'static>(
         &self,
         op: &'static str,
@@ -95,7 +97,7 @@ impl Folder {
         self.run(op, key, work).await
     }
 
-    /// Takes the lock of a tag, where `key` is one's.
+    /// Takes the lock of a tag, if `key` is the key of a tag.
     async fn lock(&self, op: &'static str, key: &str) -> Result<Option<fs::Lock>> {
         let Some(Key::Tag(repo, tag)) = keys::parse(key) else {
             return Ok(None);
@@ -105,7 +107,7 @@ impl Folder {
     }
 }
 
-/// The version of an object is its content: who compares gets what was read, whatever was there in between.
+/// The version of an object is its content: a comparison covers what was read, regardless of what was there in between.
 fn version(bytes: &[u8]) -> Version {
     Version(Sha256::of(bytes).to_hex())
 }
@@ -142,7 +144,7 @@ fn write(
         let why = "it is not as it was read";
         return Err(Error::new(ErrorKind::Conflict, op, why));
     }
-    // What is known of a manifest hardly changes, and is written with each push of it.
+    // The record of a manifest rarely changes, and is written with each push of it.
     let is_known = matches!(
         keys::parse(key),
         Some(Key::Manifest(..) | Key::Referrer(..))
@@ -193,7 +195,7 @@ impl Objects for Folder {
     async fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Object>> {
         let (at, tree) = (key.to_owned(), self.tree.clone());
         let at_hand = || {
-            // A tag's time is no part of it.
+            // A tag's time is not part of its version.
             if matches!(keys::parse(key), Some(Key::Tag(..))) {
                 return fs::Cached::Unknown;
             }
@@ -220,7 +222,7 @@ impl Objects for Folder {
         let lock = self.lock(op, key).await?;
         let at = key.to_owned();
         self.run(op, key, move |tree| {
-            // Held until the rename is done, even if nobody waits for it any more.
+            // Held until the rename is done, even if the caller no longer waits for it.
             let _lock = lock;
             write(tree, op, &at, &bytes, &condition)
         })
@@ -331,7 +333,7 @@ impl SweptBlobs for Folder {
         .await
     }
 
-    /// Looks for each of them: there may be many more records.
+    /// Looks up each of them: there may be many more records.
     async fn records_of(&self, digests: &[Digest]) -> Result<Vec<(Digest, String)>> {
         let digests = digests.to_vec();
         self.run("remove", "blobs", move |tree| {
@@ -368,7 +370,7 @@ impl SweptBlobs for Folder {
         Ok(0)
     }
 
-    /// Our own shared lock is given up for it: reachability must be computed under the guard. One handle of the store
+    /// Releases this process's own shared lock: reachability must be computed under the guard. The same handle of the store
     /// must not be used for a sweep and for exports at once.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         self.entered.writable("lock", "")?;
@@ -377,7 +379,7 @@ impl SweptBlobs for Folder {
     }
 }
 
-/// The keys of what a repository may have recorded of a manifest.
+/// The keys of the records that a repository may have of a manifest.
 fn records_in(tree: &Tree, repo: &Repo, digest: &Digest) -> Result<Vec<String>> {
     let key = keys::manifest(repo, digest);
     let mut records = vec![keys::linked(repo, digest)];

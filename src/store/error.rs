@@ -1,15 +1,15 @@
-//! What can go wrong at a store, in kinds that callers act on.
+//! Errors of stores, in kinds that callers act on.
 
 use std::{fmt, time::Duration};
 
 use crate::progress::span;
 
-/// What sort of trouble it is; says whether to try again.
+/// The kind of error; determines whether to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The store itself (bucket, repository, host) does not exist. A missing blob or tag is `None`, not this.
     NoSuchStore,
-    /// We are known but may not do this.
+    /// The credentials are valid, but do not permit this.
     Denied,
     /// Credentials are missing, wrong or expired.
     Unauthenticated,
@@ -17,24 +17,24 @@ pub enum ErrorKind {
     Throttled,
     /// No answer, or no more bytes, in time.
     Timeout,
-    /// The store or the way to it is down for now: reset, 5xx, cut body.
+    /// The store or the connection to it is temporarily down: reset, 5xx, truncated body.
     Unavailable,
-    /// Bytes do not match their digest or size, or an answer makes no sense.
+    /// Bytes do not match their digest or size, or an answer is invalid.
     Corrupt,
     /// A precondition did not hold.
     Conflict,
     /// This store cannot do this.
     Unsupported,
-    /// What was asked for makes no sense: bad URL, bad option.
+    /// The request is invalid: bad URL, bad option.
     Invalid,
-    /// No room: disk full, quota.
+    /// No space left: disk full, quota.
     Full,
-    /// Trouble with a local file.
+    /// An error of a local file.
     Io,
 }
 
 impl ErrorKind {
-    /// Says whether the same request may go through a little later.
+    /// Returns true if the same request may succeed a little later.
     pub fn is_temporary(self) -> bool {
         matches!(self, Self::Throttled | Self::Timeout | Self::Unavailable)
     }
@@ -43,29 +43,29 @@ impl ErrorKind {
 /// A failed store operation: what, where, why, after how many tries.
 #[derive(Debug)]
 pub struct Error {
-    /// What sort of trouble.
+    /// The kind of error.
     pub kind: ErrorKind,
-    /// What was tried: `get`, `put`, `resolve` …
+    /// The operation: `get`, `put`, `resolve` …
     pub op: &'static str,
     /// The store's URL, without secrets.
     pub store: String,
-    /// Digest, tag or key that it was about; empty where it was about the store.
+    /// The digest, tag or key concerned; empty if the error concerns the store itself.
     pub key: String,
-    /// What happened, in words, without secrets.
+    /// What happened, without secrets.
     pub message: String,
-    /// Tries made.
+    /// Number of attempts.
     pub attempts: u32,
-    /// Time spent on all tries.
+    /// Time spent on all attempts.
     pub elapsed: Duration,
     /// How long the store asked us to wait.
     pub retry_after: Option<Duration>,
-    /// Nothing was heard of the store: no connection, or no answer.
+    /// The store did not respond at all: no connection, or no answer.
     pub unheard: bool,
-    /// The store answers other requests: only this one fails, so that it is no outage.
+    /// The store answers other requests: only this one fails, so it is no outage.
     pub alone: bool,
-    /// The blob has another size than whoever asked says: that may be what is wrong, and the blob whole.
+    /// The blob's size differs from the one that the caller gave: that one may be wrong, and the blob intact.
     pub other_size: bool,
-    /// The cause below.
+    /// The underlying cause.
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -73,7 +73,7 @@ pub struct Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error of the first try, without a cause below.
+    /// An error of the first attempt, without a cause.
     pub fn new(kind: ErrorKind, op: &'static str, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -91,7 +91,7 @@ impl Error {
         }
     }
 
-    /// A blob that has `size` bytes where its reader's descriptor says `wanted`; `Corrupt`.
+    /// A blob has `size` bytes instead of `wanted`, the size in its reader's descriptor; `Corrupt`.
     pub(super) fn other_size(size: u64, wanted: u64) -> Self {
         let why = format!("it has {size} bytes, not the {wanted} of its descriptor");
         Self {
@@ -100,7 +100,7 @@ impl Error {
         }
     }
 
-    /// Trouble with a local file; a full disk is told from the rest.
+    /// An error of a local file; a full disk gets its own kind.
     pub fn io(op: &'static str, e: crate::fs::Error) -> Self {
         let full = matches!(
             e.kind(),
@@ -116,19 +116,19 @@ impl Error {
         Self::new(kind, op, e.to_string()).caused_by(e)
     }
 
-    /// Says whether a file of this machine's is what failed, not a store that was asked.
+    /// Returns true if a local file caused the error, not a request to a store.
     pub fn is_of_file(&self) -> bool {
         let source = self.source.as_deref();
         source.is_some_and(<dyn std::error::Error + Send + Sync>::is::<crate::fs::Error>)
     }
 
-    /// Says whether what was read is damaged, or a file that this user may not read: nobody is helped by trying again, and the rest
-    /// of the store may be whole.
+    /// Returns true if the data read is damaged, or a file that this user may not read: a retry is useless, and the rest of the
+    /// store may be intact.
     pub fn is_unreadable(&self) -> bool {
         self.kind == ErrorKind::Corrupt || self.kind == ErrorKind::Denied && self.is_of_file()
     }
 
-    /// Adds where it happened, unless that is known already.
+    /// Adds the place, unless it is known already.
     #[must_use]
     pub fn at(mut self, store: &str, key: impl fmt::Display) -> Self {
         if self.store.is_empty() {
@@ -140,21 +140,21 @@ impl Error {
         self
     }
 
-    /// Adds that nothing was heard of the store.
+    /// Marks that the store did not respond at all.
     #[must_use]
     pub fn unheard(mut self) -> Self {
         self.unheard = true;
         self
     }
 
-    /// Adds that the store answers other requests.
+    /// Marks that the store answers other requests.
     #[must_use]
     pub fn alone(mut self) -> Self {
         self.alone = true;
         self
     }
 
-    /// Adds the cause below.
+    /// Adds the underlying cause.
     #[must_use]
     pub fn caused_by(
         mut self,
@@ -164,7 +164,7 @@ impl Error {
         self
     }
 
-    /// The same for whoever tells of it, without the cause below.
+    /// A copy for others that report it, without the underlying cause.
     pub(super) fn told(&self) -> Self {
         Self {
             kind: self.kind,
@@ -182,7 +182,7 @@ impl Error {
         }
     }
 
-    /// Says whether the same request may go through a little later, as soon as the store is reachable.
+    /// Returns true if the same request may succeed a little later, as soon as the store is reachable.
     pub fn is_temporary(&self) -> bool {
         self.kind.is_temporary() && !self.alone
     }
@@ -195,7 +195,7 @@ impl fmt::Display for Error {
             write!(f, " {}", self.key)?;
         }
         if !self.store.is_empty() {
-            // What is opened is the store itself, not something in it.
+            // The store itself was opened, not an object in it.
             let is_object = self.key.is_empty() && self.op == "open";
             write!(f, "{} {}", if is_object { "" } else { " at" }, self.store)?;
         }
@@ -209,7 +209,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        // The message already says what an I/O error below says; a reader of the chain wants the next thing.
+        // The message already includes the text of the I/O error; continue the chain with that error's cause.
         self.source.as_deref().and_then(|s| s.source())
     }
 }

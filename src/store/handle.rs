@@ -1,4 +1,4 @@
-//! A store as it was opened: its blobs and tags, what else can be done with it, and what is known of it.
+//! An opened store: its blobs and tags, its abilities, and facts about it.
 
 use std::{ops::Deref, path::PathBuf, sync::Arc};
 
@@ -14,8 +14,9 @@ use super::{
     wrap::counters::Counters,
 };
 
-/// An opened store, seen from one of its repositories: that of the command line, unless [`Self::within`] says another. It is its blobs
-/// and tags ([`RepoStore`]); what else it can do is asked for. Cheap to clone; a folder's lock is held while any clone lives.
+/// An opened store, seen from one of its repositories: that of the command line, unless [`Self::within`] selects another. It
+/// provides blobs and tags ([`RepoStore`]); other abilities are optional. Cheap to clone; a folder's lock is held while any
+/// clone lives.
 #[derive(Clone)]
 pub struct Store {
     contents: Arc<dyn RepoStore>,
@@ -24,35 +25,35 @@ pub struct Store {
     facts: Arc<Facts>,
 }
 
-/// What is known of a store, and can be done with it, in whichever repository.
+/// Facts about a store, and abilities that do not depend on the repository.
 #[derive(Clone)]
 pub struct Facts {
-    /// Where it is; folders absolute.
+    /// Its URL; folders absolute.
     pub url: StoreUrl,
-    /// How writers of one name meet.
+    /// How concurrent writers of one name are handled.
     pub meet: Meet,
-    /// Whether blobs may be written can be asked; `None` where trying costs nothing.
+    /// Checks whether blobs may be written; `None` if simply trying costs nothing.
     pub push_check: Option<Arc<dyn PushCheck>>,
     /// Folder for spools on the store's own file system.
     pub spool_dir: Option<PathBuf>,
-    /// Counts of what it was asked; of a folder in front and the store behind it, each.
+    /// Counts of requests; separate ones for a local cache directory and the store behind it.
     pub metrics: Vec<Arc<Counters>>,
     /// Whole blobs are hashed when they are read.
     pub is_verified: bool,
-    /// Its repositories, to be read only where the store is; `None` where it holds one only.
+    /// Its repositories, which may be read only where the store is; `None` if it holds a single one.
     pub repositories: Option<Arc<dyn Repositories>>,
-    /// What a prune has marked; `None` unless doors are to be open beside it.
+    /// What a prune has marked; `None` unless doors will be open beside it.
     pub marked: Option<Arc<Marked>>,
-    /// Hashes blobs that nobody asked for; `None` unless the store looks at them itself.
+    /// Hashes blobs in the background; `None` unless the store checks its blobs itself.
     pub scrubber: Option<Scrubber>,
-    /// The way to the control API; `None` where the store is no daemon.
+    /// Access to the control API; `None` if the store is not a daemon.
     pub control: Option<ControlWay>,
-    /// The store behind can be asked itself; `None` where no folder answers for it.
+    /// Asks the store behind a local cache directory directly; `None` without such a directory.
     pub hides: Option<Arc<dyn Hides>>,
 }
 
 impl Facts {
-    /// Those of a store without any more abilities.
+    /// The facts of a store without further abilities.
     pub(super) fn of(url: StoreUrl, meet: Meet) -> Self {
         Self {
             url,
@@ -104,7 +105,7 @@ impl Store {
         }
     }
 
-    /// The same store for a caller who sees only what `view` shows: blobs of all repositories are none of its business.
+    /// The same store for a caller that sees only what `view` shows, not the blobs of all repositories.
     #[must_use]
     pub fn seen_through(&self, view: Arc<dyn RepoStore>) -> Self {
         Self {
@@ -114,33 +115,33 @@ impl Store {
         }
     }
 
-    /// Its blobs and tags: bytes are checked, temporary trouble is tried again, limits hold.
+    /// Its blobs and tags: bytes are verified, temporary errors are retried, limits apply.
     pub fn contents(&self) -> &Arc<dyn RepoStore> {
         &self.contents
     }
 
-    /// Names can be taken away; `None` where they cannot, or nothing may be written.
+    /// Removes names; `None` if they cannot be removed, or nothing may be written.
     pub fn untag(&self) -> Option<&Arc<dyn Untag>> {
         self.untag.as_ref()
     }
 
-    /// Blobs can be swept; `None` where they cannot, or nothing may be written.
+    /// Sweeps blobs; `None` if they cannot be swept, or nothing may be written.
     pub fn sweep(&self) -> Option<&Arc<dyn Sweep>> {
         self.sweep.as_ref()
     }
 
-    /// What is known of it.
+    /// Facts about it.
     pub fn facts(&self) -> &Facts {
         &self.facts
     }
 
-    /// The repository of that name; `None` where the store holds one only.
+    /// The repository with that name; `None` if the store holds a single one.
     pub fn repository(&self, name: &Repo) -> Option<Repository> {
         let all = self.facts.repositories.as_ref();
         all.map(|all| all.repository(name))
     }
 
-    /// All repositories with anything in them, sorted by name; none where the store holds one only.
+    /// All non-empty repositories, sorted by name; empty if the store holds a single one.
     ///
     /// # Errors
     /// When the store cannot be asked.
@@ -152,7 +153,7 @@ impl Store {
         Ok(names.iter().map(|name| all.repository(name)).collect())
     }
 
-    /// Where it is; folders absolute.
+    /// Its URL; folders absolute.
     pub fn url(&self) -> &StoreUrl {
         &self.facts.url
     }

@@ -1,4 +1,4 @@
-//! Where each thing lies in a store that is a tree: the same paths on disk and in a bucket (design §5).
+//! Keys of everything in a store that is a tree: the same paths on disk and in a bucket (design §5).
 //!
 //! ```text
 //! blobs/<alg>/<hex>                             bytes, manifests' among them
@@ -22,27 +22,27 @@ use std::{fmt, str::FromStr};
 
 use crate::{artifact::Tag, digest::Digest};
 
-/// Where all blobs lie.
+/// Prefix of all blobs.
 pub const BLOBS: &str = "blobs/";
-/// Where all that belongs to a repository lies.
+/// Prefix of everything that belongs to a repository.
 pub const REPOSITORIES: &str = "r/";
-/// Where unfinished things lie.
+/// Prefix of unfinished data.
 pub const UPLOADS: &str = "uploads/";
-/// What tags start with that stand for records, in a store that has nothing but tags (see [`super::by_tags`]).
+/// Prefix of tags that represent records, in a store that has nothing but tags (see [`super::by_tags`]).
 pub const RESERVED_TAGS: &str = "_c.";
-/// Where the marks of marking runs lie.
+/// Prefix of the marks of marking runs.
 pub const MARKS: &str = "meta/marks/";
-/// On disk: held shared while the store is open, alone by a sweep.
+/// On disk: held shared while the store is open, exclusively by a sweep.
 pub const GC_LOCK: &str = "meta/gc.lock";
-/// On disk: where the locks of tags lie.
+/// On disk: folder of the locks of tags.
 pub const LOCKS: &str = "meta/locks/";
 
-/// A repository's name by the grammar of the distribution spec ("Pulling manifests"): lower-case words joined by
-/// `.`, `_`, `__` or dashes, in components separated by `/`.
+/// A repository's name, following the grammar of the distribution spec ("Pulling manifests"): lower-case words joined by `.`,
+/// `_`, `__` or dashes, in components separated by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repo(String);
 
-/// Why text is not a repository's name.
+/// Why text is not a valid repository name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is not a repository's name: expected lower-case words and digits with `.`, `_`, `-` between them, and `/`"
@@ -60,14 +60,14 @@ impl Repo {
         &self.0
     }
 
-    /// The one name that stands for it in keys.
+    /// The unique form of the name in keys.
     pub fn escaped(&self) -> String {
         self.0.replace('/', "%2F")
     }
 
-    /// Reads back the one name that stands for a repository in keys.
+    /// Parses the form of a repository's name in keys.
     pub fn unescape(s: &str) -> Option<Self> {
-        // A name with a raw `/` cannot come here, and `%` is not in the grammar, so this is the exact inverse.
+        // A name with a raw `/` cannot occur here, and `%` is not in the grammar, so this is the exact inverse.
         s.replace("%2F", "/").parse().ok()
     }
 }
@@ -85,7 +85,7 @@ fn component_is_right(c: &str) -> bool {
         .all(|joint| matches!(joint, "" | "." | "_" | "__") || joint.bytes().all(|b| b == b'-'))
 }
 
-/// Says whether `s` is the name of a repository by the grammar, at this registry or another.
+/// Returns true if `s` is a valid repository name, at this registry or another.
 pub(super) fn is_repository(s: &str) -> bool {
     s.len() <= 255 && s.split('/').all(component_is_right)
 }
@@ -94,7 +94,7 @@ impl FromStr for Repo {
     type Err = RepoRefused;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        // The escaped name is a file name, which has room for 255 bytes.
+        // The escaped name is a file name, which is limited to 255 bytes.
         let length = s.len() + 2 * s.bytes().filter(|b| *b == b'/').count();
         if length <= 255 && is_repository(s) {
             Ok(Self(s.to_owned()))
@@ -110,7 +110,7 @@ impl fmt::Display for Repo {
     }
 }
 
-/// What a key stands for.
+/// What a key represents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key {
     /// Bytes.
@@ -119,30 +119,30 @@ pub enum Key {
     Tag(Repo, Tag),
     /// A part of a merged tag.
     Part(Repo, Tag, Digest),
-    /// What a tag was served as, made of its parts.
+    /// The manifest that a tag was served as, merged from its parts.
     Fold(Repo, Tag, Digest),
     /// The record of a manifest.
     Manifest(Repo, Digest),
     /// Subject, then the manifest that refers to it.
     Referrer(Repo, Digest, Digest),
-    /// A blob that came to a repository.
+    /// A blob that was pushed or mounted to a repository.
     Linked(Repo, Digest),
-    /// What is doubted in a repository.
+    /// A doubted digest in a repository.
     Doubted(Repo, Digest),
     /// A tombstone.
     Gone(Repo, Digest),
-    /// Something unfinished.
+    /// An unfinished upload.
     Upload(String),
     /// A mark, by its name.
     Mark(String),
 }
 
-/// Says whether a tag stands for a record.
+/// Returns true if a tag represents a record.
 pub(super) fn is_reserved(tag: &Tag) -> bool {
     tag.as_str().starts_with(RESERVED_TAGS)
 }
 
-/// Says whether a listing by `prefix` shows a name: those that stand for records only to who asks for them.
+/// Returns true if a listing by `prefix` shows a name: those that represent records only if the prefix asks for them.
 pub(super) fn is_listed(name: &str, prefix: &str) -> bool {
     name.starts_with(prefix)
         && (prefix.starts_with(RESERVED_TAGS) || !name.starts_with(RESERVED_TAGS))
@@ -153,13 +153,13 @@ pub(super) fn flat(d: &Digest) -> String {
     format!("{}-{}", d.algorithm(), d.hex())
 }
 
-/// Reads back what [`flat`] wrote.
+/// Parses what [`flat`] wrote.
 pub(super) fn unflat(s: &str) -> Option<Digest> {
     let (alg, hex) = s.split_once('-')?;
     format!("{alg}:{hex}").parse().ok()
 }
 
-/// Writes every byte that is not plain in a file name as `%XX`, and a leading dot too.
+/// Writes every byte that is not safe in a file name as `%XX`, and a leading dot too.
 fn plain_name(s: &str) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(s.len());
@@ -190,7 +190,7 @@ fn unplain_name(s: &str) -> Option<String> {
         }
     }
     let name = String::from_utf8(out).ok()?;
-    // One name, one key: whatever we would have written otherwise is not ours.
+    // One name has one key: any other spelling is not one of ours.
     (plain_name(&name) == s && !name.is_empty()).then_some(name)
 }
 
@@ -204,7 +204,7 @@ pub fn tag(repo: &Repo, tag: &Tag) -> String {
     format!("{}{tag}", tags_prefix(repo))
 }
 
-/// What the keys of all tags of a repository start with; a tag's prefix may be appended.
+/// The prefix of the keys of all tags of a repository; a tag's prefix may be appended.
 pub fn tags_prefix(repo: &Repo) -> String {
     format!("{REPOSITORIES}{}/tags/", repo.escaped())
 }
@@ -214,7 +214,7 @@ pub fn part(repo: &Repo, tag: &Tag, d: &Digest) -> String {
     format!("{}{}", parts_prefix(repo, tag), flat(d))
 }
 
-/// What the keys of all parts of a merged tag start with.
+/// The prefix of the keys of all parts of a merged tag.
 pub fn parts_prefix(repo: &Repo, tag: &Tag) -> String {
     format!("{REPOSITORIES}{}/parts/{tag}/", repo.escaped())
 }
@@ -224,7 +224,7 @@ pub fn fold(repo: &Repo, tag: &Tag, d: &Digest) -> String {
     format!("{}{}", folds_prefix(repo, tag), flat(d))
 }
 
-/// What the keys of all manifests start with that a merged tag was served as.
+/// The prefix of the keys of all manifests that a merged tag was served as.
 pub fn folds_prefix(repo: &Repo, tag: &Tag) -> String {
     format!("{REPOSITORIES}{}/folds/{tag}/", repo.escaped())
 }
@@ -234,17 +234,17 @@ pub fn manifest(repo: &Repo, d: &Digest) -> String {
     format!("{}{}", manifests_prefix(repo), flat(d))
 }
 
-/// What the keys of all manifests' records of a repository start with.
+/// The prefix of the keys of all manifests' records of a repository.
 pub fn manifests_prefix(repo: &Repo) -> String {
     format!("{REPOSITORIES}{}/manifests/", repo.escaped())
 }
 
-/// The key that says: `d` names `subject`.
+/// The key of the record that `d` refers to `subject`.
 pub fn referrer(repo: &Repo, subject: &Digest, d: &Digest) -> String {
     format!("{}{}", referrers_prefix(repo, subject), flat(d))
 }
 
-/// What the keys of all referrers of a manifest start with.
+/// The prefix of the keys of all referrers of a manifest.
 pub fn referrers_prefix(repo: &Repo, subject: &Digest) -> String {
     format!(
         "{REPOSITORIES}{}/referrers/{}/",
@@ -253,17 +253,17 @@ pub fn referrers_prefix(repo: &Repo, subject: &Digest) -> String {
     )
 }
 
-/// The key that says: the blob came to this repository.
+/// The key of the record that the blob was pushed or mounted to this repository.
 pub fn linked(repo: &Repo, d: &Digest) -> String {
     format!("{REPOSITORIES}{}/linked/{}", repo.escaped(), flat(d))
 }
 
-/// The key that says: older manifests and links of this repository do not show the blob.
+/// The key of the record that older manifests and links of this repository do not show the blob.
 pub fn doubted(repo: &Repo, d: &Digest) -> String {
     format!("{}{}", doubted_prefix(repo), flat(d))
 }
 
-/// What the keys of all doubts of a repository start with.
+/// The prefix of the keys of all doubts of a repository.
 pub fn doubted_prefix(repo: &Repo) -> String {
     format!("{REPOSITORIES}{}/doubted/", repo.escaped())
 }
@@ -273,30 +273,29 @@ pub fn gone(repo: &Repo, d: &Digest) -> String {
     format!("{}{}", gone_prefix(repo), flat(d))
 }
 
-/// What the keys of all tombstones of a repository start with.
+/// The prefix of the keys of all tombstones of a repository.
 pub fn gone_prefix(repo: &Repo) -> String {
     format!("{REPOSITORIES}{}/gone/", repo.escaped())
 }
 
-/// The key of an unfinished upload; any id is made a plain name.
+/// The key of an unfinished upload; any id is converted to a plain name.
 pub fn upload(id: &str) -> String {
     format!("{UPLOADS}{}", plain_name(id))
 }
 
-/// The key of a mark; any name is made a plain one.
+/// The key of a mark; any name is converted to a plain one.
 pub fn mark(name: &str) -> String {
     format!("{MARKS}{}", plain_name(name))
 }
 
-/// On disk: the lock that is held while a tag is compared and renamed.
-///
-/// One of 256 names, so that the folder stays small though tags come and go, and no lock file must ever be removed.
+/// On disk: the lock that is held while a tag is compared and renamed. One of 256 names, so that the folder stays small however
+/// many tags are created and deleted, and lock files never have to be removed.
 pub fn tag_lock(repo: &Repo, tag: &Tag) -> String {
     let id = Digest::sha256_of(format!("{repo}:{tag}").as_bytes()).hex();
     format!("{LOCKS}{}", &id[..2])
 }
 
-/// Reads a key back; `None` for what is not ours.
+/// Parses a key; `None` for keys that are not ours.
 pub fn parse(key: &str) -> Option<Key> {
     let (room, rest) = key.split_once('/')?;
     match room {
@@ -331,7 +330,7 @@ fn parse_of_repo(rest: &str) -> Option<Key> {
     }
 }
 
-/// The manifest that a record is about; `None` for other records.
+/// The manifest that a record describes; `None` for other records.
 pub(super) fn parsed_manifest(key: &str) -> Option<Digest> {
     match parse(key)? {
         Key::Manifest(_, digest) => Some(digest),

@@ -6,8 +6,9 @@
 //! .cachectl/                                    ours: gc.lock, index.lock, tmp/, marks/
 //! ```
 //!
-//! A tag is an entry of `index.json` with `org.opencontainers.image.ref.name`. Changes of the index are made one after the
-//! other under our lock; BuildKit's lock, which it only tries once and fails a build on, is held just for the last
+//! A tag is an entry of `index.json` with `org.opencontainers.image.ref.name`. Changes of the index are serialized by our lock;
+//! BuildKit tries its own lock only once, and the build fails if it is taken, so that lock is held just for the last re-read
+//! and the rename. BuildKit itself takes no lock while it writes blobs: sweep with a grace longer than its exports.
 //! re-read and the rename. BuildKit itself takes no lock while it writes blobs: sweep with a grace longer than its exports.
 
 use std::{
@@ -74,12 +75,12 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Opens the layout at `root`, making it where it is missing.
+    /// Opens the layout at `root`, creating it if missing.
     ///
-    /// A folder that we may only read is opened read-only, without a trace.
+    /// A folder that is not writable is opened read-only, without leaving a trace.
     ///
     /// # Errors
-    /// `NoSuchStore` if it is not there and may not be made; `Invalid` if it is of another major version.
+    /// `NoSuchStore` if it does not exist and may not be created; `Invalid` if it has another major version.
     pub async fn open(root: &Path, settings: &Settings) -> Result<Self> {
         let tree = Tree::new(root, TEMP).private(settings.private);
         let name = format!("oci-layout:{}", root.display());
@@ -99,7 +100,7 @@ impl Layout {
         self.entered.spool_dir()
     }
 
-    /// Says whether nothing can be written.
+    /// Returns true if nothing can be written.
     pub fn is_read_only(&self) -> bool {
         self.spool_dir().is_none()
     }
@@ -117,7 +118,7 @@ impl Layout {
             let doc: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
             let version = doc["imageLayoutVersion"].as_str().unwrap_or("none");
             if version == "none" && writable {
-                // Damaged: there is but one thing that can have stood there.
+                // Damaged: only one content is possible there.
                 self.run("open", "", |tree| {
                     tree.write("open", VERSION_FILE, VERSION_DOC.as_bytes())
                 })
@@ -151,7 +152,7 @@ impl Layout {
         self.entered.run(op, key, move || work(&tree)).await
     }
 
-    /// Reads the index; again, if somebody just rewrites it.
+    /// Reads the index; retries if it is just being rewritten.
     async fn index(&self, op: &'static str) -> Result<Index> {
         for _ in 0..TORN_READS {
             match self.run(op, INDEX, move |tree| read_index(op, tree)).await {
@@ -162,7 +163,7 @@ impl Layout {
         self.run(op, INDEX, move |tree| read_index(op, tree)).await
     }
 
-    /// Runs `change` under both locks and writes the index if it was changed.
+    /// Runs `change` under both locks and writes the index if it has changed.
     async fn update<T: Send + 'static>(
         &self,
         op: &'static str,
@@ -178,15 +179,15 @@ impl Layout {
             if index != before || tree.file_is_missing(op, INDEX)? {
                 tree.write(op, INDEX, &index.encode(op, &before)?)?;
             }
-            // Held until the rename is done, even if nobody waits for it any more.
+            // Held until the rename is done, even if the caller no longer waits for it.
             drop((theirs, ours));
             Ok(done)
         })
         .await
     }
 
-    /// Takes BuildKit's lock. Its file stays: BuildKit removes it after use, and who removes a lock's file under
-    /// another one's feet lets two in. So after the lock the file must still be the one at that path.
+    /// Takes BuildKit's lock. The lock file must stay: BuildKit removes it after use, and removing a lock file while another
+    /// process waits for it admits two holders. So after locking, the file must still be the one at that path.
     async fn lock_buildkit(
         &self,
         op: &'static str,
@@ -240,7 +241,7 @@ fn resolve_tag(
         Some(manifest) => Ok(Some(Resolved {
             version: Some(Version(manifest.digest.to_string())),
             manifest,
-            // The format has no place for it.
+            // The format has no field for it.
             modified: None,
         })),
         None => Err(Error::new(
@@ -254,7 +255,7 @@ fn resolve_tag(
     }
 }
 
-/// A manifest by digest; a blob that is none (too long, no JSON object) is a miss.
+/// A manifest by digest; a blob that is not a manifest (too long, no JSON object) is a miss.
 fn resolve_digest(tree: &Tree, index: &Index, digest: &Digest) -> Result<Option<Resolved>> {
     if tree
         .blob_size(digest)?
@@ -280,11 +281,11 @@ fn resolve_digest(tree: &Tree, index: &Index, digest: &Digest) -> Result<Option<
     }))
 }
 
-/// All that the entries of the index need.
+/// All digests that the entries of the index need.
 ///
 /// # Errors
-/// `Corrupt` if a manifest on the way is damaged: what it needs is not known, so nothing may go. One that is whole and makes no sense
-/// needs what its bytes may name.
+/// `Corrupt` if a manifest on the way is damaged: its needs are unknown, so nothing may be removed. For an intact but
+/// meaningless one, every digest that its bytes may name counts.
 fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
     let (mut needed, mut opened) = (HashSet::new(), HashSet::new());
     let mut todo = index.roots("remove")?;
@@ -293,7 +294,7 @@ fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
         if !opened.insert(digest) {
             continue;
         }
-        // What is missing or too long names nothing.
+        // Missing or too long contents name nothing.
         if tree
             .blob_size(&digest)?
             .is_none_or(|size| size > MAX_MANIFEST_BYTES)
@@ -309,7 +310,7 @@ fn reachable(tree: &Tree, index: &Index) -> Result<HashSet<Digest>> {
                 todo.push(child);
             }
         });
-        // Others' indexes may name manifests as anything.
+        // Other tools' indexes may give manifests any media type.
         let children = index::children(&manifest.bytes).into_iter().flatten();
         todo.extend(
             children.filter_map(|(child, may_name_others)| may_name_others.then_some(child)),
@@ -479,8 +480,8 @@ impl Sweep for Layout {
         .await
     }
 
-    /// Blobs that an entry of the index needs, through manifests and indexes, stay whatever the caller says: others
-    /// write here who know nothing of our marks.
+    /// Blobs that an entry of the index needs, through manifests and indexes, are kept in any case: other tools write here that
+    /// do not know our marks.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)> {
         self.entered.writable("remove", "blobs")?;
         let digests = digests.to_vec();
@@ -518,7 +519,7 @@ impl Sweep for Layout {
             .await
     }
 
-    /// Keeps out other processes of ours, not BuildKit. As for the disk store, look again under the guard.
+    /// Excludes other cachectl processes, but not BuildKit. As for the disk store, check again under the guard.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         self.entered.writable("lock", "")?;
         let guard = self.entered.alone().await?;

@@ -1,32 +1,33 @@
-//! Blobs that a prune has marked, while doors are open on the store: how both go on beside each other.
+//! Blobs that a prune has marked while doors are open on the store: how pruning and serving work side by side.
 //!
 //! # The decision
 //!
-//! The command line's prune keeps everybody out of a folder (`gc.lock` held alone), for it cannot know what others have just
-//! found there. A daemon must not: builds would wait for as long as a sweep of the whole store takes, and its own handle of the
-//! store, which would give up its lock for that time, is the very one that its doors use. So a daemon prunes by mark and sweep
-//! with grace alone, as on S3, where there is no lock either, and never takes the lock:
+//! The command line's prune locks everybody out of a folder (`gc.lock` held exclusively), since it cannot know what others have
+//! just found there. A daemon must not do that: builds would wait as long as a sweep of the whole store takes, and its own
+//! handle of the store, which would release its lock for that time, is the very one that its doors use. So a daemon prunes by
+//! mark and sweep with grace alone, as on S3, where there is no lock either, and never takes the lock:
 //!
-//! - What a door has told to be there is safe for the grace time. Clients such as BuildKit ask `HEAD`, upload nothing where the
-//!   answer is yes, and publish much later. A blob that no mark names may be told: a mark made afterwards lets `grace` pass before a sweep.
-//!   A blob that a mark names is *renewed* first ([`Renewing`](super::wrap::Renewing), [`Sweep::renew`]): it counts as written
-//!   now, and a sweep takes only what was not written since its mark.
-//! - So is what a manifest names that is published in that time: the door asks for each of its blobs, and so renews them, also
-//!   after the sweep has found out what is reachable and before it removes.
-//! - Renewing and removing shut each other out within one process. Between two daemons over one bucket there remain the
+//! - What a door has reported to exist is safe for the grace time. Clients such as BuildKit send `HEAD`, upload nothing if the
+//!   blob exists, and publish much later. The existence of an unmarked blob may be reported at once: a mark made afterwards
+//!   waits for `grace` before a sweep. A marked blob is *renewed* first ([`Renewing`](super::wrap::Renewing),
+//!   [`Sweep::renew`]): it counts as written now, and a sweep removes only what was not written since its mark.
+//! - The same holds for what a manifest names that is published in that time: the door looks up each of its blobs, and so
+//!   renews them, even between the sweep's computation of reachability and its removals.
+//! - Renewing and removing exclude each other within one process. Between two daemons over one bucket there remain the
 //!   milliseconds from a sweep's last look at a blob to its removal, for a blob that nobody has asked for since the grace time;
-//!   what that loses, the next export finds missing and sends again.
-//! - Each daemon has to know the marks of all: it reads them before its doors open, then every [`EVERY`], which is far less than
-//!   the shortest grace time that it takes, [`MIN_GRACE`].
-//! - A grace time of zero would remove what a build has found a second ago, so it is refused while doors are open, but for one
-//!   way: `prune --now` ([`crate::ops::prune::now`]). It keeps other processes out by the lock, shuts the doors for the moment in
-//!   which it finds out what nothing reaches, leaves what the doors have promised to clients that have not named it yet, and marks
+//!   the next export notices such a loss and sends the blob again.
+//! - Each daemon must know all marks: it reads them before its doors open, then every [`EVERY`], which is far less than the
+//!   shortest grace time that it accepts, [`MIN_GRACE`].
+//! - A grace time of zero would remove what a build has found a second ago, so it is refused while doors are open, with one
+//!   exception: `prune --now` ([`crate::ops::prune::now`]). It excludes other processes by the lock, closes the doors only
+//!   while it computes what is unreachable, keeps what the doors have promised to clients that have not named it yet, and marks
 //!   the rest. The doors are open again before anything is removed: from then on renewing protects blobs that are asked for, as
-//!   above, and manifests that go are gone for everybody.
-//! - Whoever is told that a manifest is there need not ask for what it names: renewing it renews all of that. And manifests are
-//!   removed before what they name, indexes first, so that one that is there is whole, also after a kill in the middle.
-//! - Command lines that write to the same folder or bucket without the daemon know no marks. They write what they find again
-//!   once it is [`FOUND_SECS`] old, so with them beside a daemon the grace time must be at least twice that: the default is.
+//!   above, and manifests to be removed no longer exist for anybody.
+//! - A client that was told that a manifest exists need not ask for what it names: renewing it renews all of that. And
+//!   manifests are removed before what they name, indexes first, so that an existing one is always complete, even after a kill
+//!   in the middle.
+//! - Command lines that write to the same folder or bucket without the daemon know no marks. They rewrite what they find once
+//!   it is [`FOUND_SECS`] old, so the grace time must be at least twice that if they run beside a daemon: the default is.
 
 use std::{
     collections::HashSet,
@@ -42,25 +43,25 @@ use tokio::sync;
 use super::{Body, StoredBlob, Sweep, error::Result};
 use crate::{artifact::Descriptor, digest::Digest, entry::Time};
 
-/// Shortest grace time of a prune beside open doors: longer than any client takes from finding a blob to naming it.
+/// Minimum grace time of a prune beside open doors: longer than any client takes from finding a blob to naming it.
 pub const MIN_GRACE: Duration = Duration::from_hours(1);
 /// How often a daemon reads which blobs are marked.
 pub const EVERY: Duration = Duration::from_mins(5);
-/// A blob that was written longer ago than this is written (or renewed) again where it is merely found: half of the default
-/// grace time.
+/// A blob that was written longer ago than this is written (or renewed) again even if it exists: half of the default grace
+/// time.
 pub(super) const FOUND_SECS: i64 = 12 * 3600;
 
-/// Which blobs marks name. Eight bytes of each digest are kept: what is taken for marked by mistake is renewed, which does no harm.
+/// The blobs that marks name. Eight bytes of each digest are kept: renewing a false positive does no harm.
 #[derive(Debug, Default)]
 pub struct Marked {
     names: RwLock<HashSet<u64>>,
-    /// The same for what a prune is about to remove, though no mark names it.
+    /// The same for blobs that a prune is about to remove although no mark names them.
     going: RwLock<HashSet<u64>>,
-    /// Of those, manifests: they count as gone from then on, for what they name goes with them.
+    /// The manifests among them: they count as removed from then on, since what they name is removed with them.
     leaving: RwLock<HashSet<Digest>>,
-    /// Held shared to renew, alone to remove.
+    /// Held shared for renewing, exclusively for removing.
     sweeping: sync::RwLock<()>,
-    /// Keeps other processes out.
+    /// Excludes other processes.
     lock: OnceLock<Lock>,
 }
 
@@ -73,14 +74,14 @@ impl std::fmt::Debug for Lock {
 }
 
 impl Marked {
-    /// From now on these are what marks name.
+    /// Replaces the set of blobs that marks name.
     pub fn replace(&self, digests: impl IntoIterator<Item = Digest>) {
         let names = digests.into_iter().map(|d| short(&d)).collect();
         *self.names.write() = names;
     }
 
-    /// As if marks named these, as long as the guard lives: whoever asks for one of `blobs` renews it, so that [`Sweep::remove`]
-    /// leaves it if it is told the time before this call. `manifests` are gone for everybody, unless they are published again.
+    /// Treats these as marked while the guard lives: asking for one of `blobs` renews it, so that [`Sweep::remove`] keeps it if
+    /// called with a time before this call. `manifests` no longer exist for anybody, unless they are published again.
     pub fn going<'d>(
         self: &Arc<Self>,
         manifests: impl IntoIterator<Item = &'d Digest>,
@@ -94,7 +95,7 @@ impl Marked {
         Going(self.clone())
     }
 
-    /// Says whether a manifest is about to be removed.
+    /// Returns true if a manifest is about to be removed.
     pub(super) fn is_leaving(&self, digest: &Digest) -> bool {
         let leaving = self.leaving.read();
         leaving.contains(digest)
@@ -105,11 +106,11 @@ impl Marked {
         names.extend(digests.iter().map(short));
     }
 
-    /// Keeps other processes out of the store while the guard lives, where it can; the doors of this one stay open. `None` where it
-    /// cannot.
+    /// Excludes other processes from the store while the guard lives, if possible; the doors of this one stay open. `None` if
+    /// it is not possible.
     ///
     /// # Errors
-    /// `Conflict` if others are inside.
+    /// `Conflict` if other processes use the store.
     pub async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>> {
         match self.lock.get() {
             Some(Lock(sweep)) => sweep.lock_alone().await,
@@ -126,7 +127,7 @@ impl Marked {
         leaving.remove(digest);
     }
 
-    /// Says whether a blob is marked, or about to be removed.
+    /// Returns true if a blob is marked, or about to be removed.
     pub(super) fn has(&self, digest: &Digest) -> bool {
         let mut sets = [&self.names, &self.going].into_iter();
         sets.any(|set| {
@@ -135,10 +136,8 @@ impl Marked {
         })
     }
 
-    /// Renews a blob if a mark names it; `false` if it turned out to be gone.
-    ///
-    /// What cannot be renewed is told all the same, and said in the log: a sweep may take it, which is a miss; to deny what is
-    /// there would fail builds.
+    /// Renews a blob if a mark names it; `false` if it turned out to be gone. If renewing fails, the blob is still reported to
+    /// exist, and the failure is logged: a sweep may remove it, which is a miss; denying that it exists would fail builds.
     pub(super) async fn renew(&self, sweep: &dyn Sweep, digest: &Digest) -> Result<bool> {
         if !self.has(digest) {
             return Ok(true);
@@ -166,7 +165,7 @@ fn short(digest: &Digest) -> u64 {
     u64::from_le_bytes(first.try_into().expect("eight bytes were taken"))
 }
 
-/// What a prune is about to remove; dropped when it has.
+/// What a prune is about to remove; dropped after the removal.
 #[must_use]
 pub struct Going(Arc<Marked>);
 

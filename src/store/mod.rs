@@ -1,10 +1,10 @@
 //! Stores: blobs by digest, and tags.
 //!
-//! - Holds: the traits, the backends (disk, image layout, S3, registry), the wrappers around them, a disk in front of a
-//!   remote, support for tests.
+//! - Holds: the traits, the backends (disk, image layout, S3, registry), the wrappers around them, a local cache directory in
+//!   front of a remote, support for tests.
 //! - Enters: descriptors and re-openable bodies; manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
-//! - Deliberately absent: what the bytes mean, Go, BuildKit, HTTP servers, the command line.
+//! - Deliberately absent: the meaning of the bytes, Go, BuildKit, HTTP servers, the command line.
 
 use std::ops::Range;
 
@@ -57,12 +57,12 @@ use crate::{
     entry::Time,
 };
 
-/// Whether a put had to move bytes.
+/// Whether a put had to transfer bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
     /// The bytes were stored now.
     Stored,
-    /// They were there already.
+    /// They existed already.
     Existed,
 }
 
@@ -72,14 +72,14 @@ pub trait BlobStore: Send + Sync {
     /// The stored size of a blob, without reading it.
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>>;
 
-    /// The bytes of `range` (within `desc.size`) of a blob, as they come.
+    /// The bytes of `range` (within `desc.size`) of a blob, as they arrive.
     ///
-    /// What is streamed is not checked against the digest here: a range cannot be. Readers of ranges check frames,
-    /// readers of whole blobs use the `Verified` wrapper. A blob that has another size than `desc.size` is `Corrupt`.
-    /// The stream ends with an error if fewer bytes come than asked for.
+    /// The stream is not checked against the digest here: for a range that is impossible. Readers of ranges check frames,
+    /// readers of whole blobs use the `Verified` wrapper. A blob with another size than `desc.size` is `Corrupt`. The stream
+    /// ends with an error if it has fewer bytes than requested.
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>>;
 
-    /// Stores `body` under `desc.digest`; idempotent, content that is already there is left untouched.
+    /// Stores `body` under `desc.digest`; idempotent, existing content is left untouched.
     ///
     /// Durable once it returns, so another node may `get` it at once; dropping the future leaves nothing visible.
     ///
@@ -92,18 +92,18 @@ pub trait BlobStore: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Version(pub String);
 
-/// What a tag or digest stands for now.
+/// What a tag or digest currently refers to.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The manifest; its bytes were checked against the digest, where one was asked for or the store named one.
+    /// The manifest; its bytes were checked against the digest, if one was requested or the store named one.
     pub manifest: Manifest,
-    /// The tag's version; `None` where the store has none or it was asked for by digest.
+    /// The tag's version; `None` if the store has none or the request was by digest.
     pub version: Option<Version>,
-    /// When the tag was last written, by the store's clock; `None` where the store does not say.
+    /// When the tag was last written, by the store's clock; `None` if the store does not report it.
     pub modified: Option<Time>,
 }
 
-/// What a tag points at, as it is recorded.
+/// What a tag points at, according to its record.
 #[derive(Debug, Clone)]
 pub struct Pointer {
     /// The manifest's digest.
@@ -114,7 +114,7 @@ pub struct Pointer {
     pub size: u64,
     /// As [`Resolved::modified`].
     pub modified: Option<Time>,
-    /// The manifest, where the store knows the rest only by reading it.
+    /// The manifest, if the store had to read it to answer.
     pub manifest: Option<Manifest>,
 }
 
@@ -131,42 +131,43 @@ impl From<Resolved> for Pointer {
     }
 }
 
-/// What must hold for a tag to be written.
+/// Condition for writing a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
-    /// Nothing.
+    /// None.
     Anything,
-    /// There is no such tag.
+    /// The tag does not exist.
     Absent,
-    /// The tag is as it was read.
+    /// The tag still has this version.
     Version(Version),
 }
 
-/// What became of a publication.
+/// Result of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// The tag points at the manifest.
     Done,
-    /// The expectation did not hold; nothing was changed.
+    /// The condition did not hold; nothing was changed.
     Conflict,
 }
 
-/// Manifests, and tags that point at them: the only mutable thing.
+/// Manifests, and tags that point at them: the only mutable objects.
 #[async_trait]
 pub trait TagStore: Send + Sync {
     /// Reads a manifest by tag or digest.
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>>;
 
-    /// What a tag points at, without reading that where the store can say it so: then it may be lost or damaged.
+    /// What a tag points at, without reading the manifest if the store can answer without it: then that may be missing or
+    /// damaged.
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
         let found = self.resolve(&tag.clone().into()).await?;
         Ok(found.map(Pointer::from))
     }
 
-    /// Stores a manifest and, with a tag, makes the tag point at it. The blobs it names must be stored already.
+    /// Stores a manifest and, with a tag, makes the tag point at it. The blobs it names must be stored before.
     ///
-    /// Durable and visible when it returns. `expect` holds exactly where [`Meet::CompareAndSwap`] is promised; other
-    /// stores honour it as far as their server does.
+    /// Durable and visible when it returns. `expect` is guaranteed only with [`Meet::CompareAndSwap`]; other stores enforce it
+    /// as far as their server does.
     async fn publish(
         &self,
         manifest: &Manifest,
@@ -177,14 +178,14 @@ pub trait TagStore: Send + Sync {
     /// All tags that start with `prefix`, sorted by bytes, unique.
     async fn tags(&self, prefix: &str) -> Result<Vec<Tag>>;
 
-    /// As [`TagStore::tags`], each with when the store wrote it, where its listing says so at no further request. Like
-    /// [`Resolved::modified`], but it may be coarser.
+    /// As [`TagStore::tags`], each with the time when the store wrote it, if its listing includes that without further
+    /// requests. Like [`Resolved::modified`], but it may be coarser.
     async fn tags_dated(&self, prefix: &str) -> Result<Vec<(Tag, Option<Time>)>> {
         let tags = self.tags(prefix).await?;
         Ok(tags.into_iter().map(|tag| (tag, None)).collect())
     }
 
-    /// The store's clock, good to a few seconds; asks the server only if no answer told it lately.
+    /// The store's clock, accurate to a few seconds; asks the server only if no recent answer contained the time.
     async fn clock(&self) -> Result<Time>;
 }
 
@@ -192,28 +193,28 @@ pub trait TagStore: Send + Sync {
 pub trait RepoStore: BlobStore + TagStore {}
 impl<T: BlobStore + TagStore> RepoStore for T {}
 
-/// How writers of one name meet at a store (design §5).
+/// How a store handles concurrent writers of one name (design §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meet {
     /// `publish` compares and renames under a lock.
     CompareAndSwap,
-    /// Side tags; conditions are a hint only.
+    /// Side tags; conditions are only a hint.
     SideTags,
 }
 
-/// Ability: names can be taken away.
+/// Ability: names can be removed.
 #[async_trait]
 pub trait Untag: Send + Sync {
-    /// Removes a tag, never the manifest that other tags may share; `false` if there was none.
+    /// Removes a tag, but not its manifest, which other tags may share; `false` if the tag did not exist.
     async fn untag(&self, tag: &Tag) -> Result<bool>;
 }
 
-/// A blob as a listing shows it.
+/// A blob in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredBlob {
     /// Its digest.
     pub digest: Digest,
-    /// Stored bytes.
+    /// Stored size in bytes.
     pub size: u64,
     /// When it was last written, by the store's clock.
     pub modified: Time,
@@ -222,7 +223,7 @@ pub struct StoredBlob {
 /// Ability: unreachable blobs can be found and removed (design §5, prune).
 #[async_trait]
 pub trait Sweep: Send + Sync {
-    /// Every blob there is, manifests' bytes among them.
+    /// Every stored blob, including the bytes of manifests.
     async fn blobs(&self) -> Result<Vec<StoredBlob>>;
 
     /// The digest of every manifest that any tag or part of any repository of this store names.
@@ -240,29 +241,30 @@ pub trait Sweep: Send + Sync {
     /// Removes a mark.
     async fn remove_mark(&self, name: &str) -> Result<()>;
 
-    /// Writes a blob's bytes over whatever lies under its digest. Readers find the old ones or these, and what repositories say of it stays.
+    /// Overwrites the bytes stored under a blob's digest. Readers see either the old or the new ones, and records of
+    /// repositories are unchanged.
     ///
     /// # Errors
-    /// `Corrupt` if they are not what the digest says; then nothing is written.
+    /// `Corrupt` if the bytes do not match the digest; then nothing is written.
     async fn replace(&self, desc: &Descriptor, body: &Body) -> Result<()>;
 
-    /// Removes blobs (and manifests' records of them) if they were not written since `unless_newer_than`; the count and bytes removed.
+    /// Removes blobs (and the records of manifests among them) that were not written since `unless_newer_than`; returns the
+    /// count and bytes removed.
     async fn remove(&self, digests: &[Digest], unless_newer_than: Time) -> Result<(u64, u64)>;
 
-    /// Takes back uploads that were begun before `limit` and never completed, where the store keeps such things; how many.
-    ///
-    /// They may be anybody's, and still be on their way: only for whoever knows that nothing takes so long.
+    /// Aborts uploads that were begun before `limit` and never completed, if the store keeps such uploads; returns how many. They may
+    /// belong to anybody and still be in progress: only call this if no upload takes that long.
     async fn abandon_uploads(&self, limit: Time) -> Result<u64> {
         let _ = limit;
         Ok(0)
     }
 
-    /// Says that a blob is used: it counts as written now; `false` if there is none.
+    /// Marks a blob as used: it counts as written now; `false` if it does not exist.
     ///
     /// # Errors
-    /// `Unsupported` and `Denied` where its time cannot be changed.
+    /// `Unsupported` and `Denied` if its time cannot be changed.
     async fn renew(&self, digest: &Digest) -> Result<bool>;
 
-    /// Keeps writers and importers out while the guard lives, where the store can (disk); `None` where it cannot.
+    /// Excludes writers and importers while the guard lives, if the store supports it (disk); else `None`.
     async fn lock_alone(&self) -> Result<Option<Box<dyn Send>>>;
 }

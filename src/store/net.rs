@@ -1,4 +1,4 @@
-//! What every remote needs to know of the way to it: certificates, proxies, limits of patience.
+//! What all remotes need for connecting: certificates, proxies, timeouts.
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -14,36 +14,37 @@ mod range;
 pub(super) use patience::{Patience, Sent, Upload, Watch, sending, within};
 pub(super) use range::ContentRange;
 
-/// What we call ourselves to servers.
+/// The user agent that we send to servers.
 pub const USER_AGENT: &str = concat!("cachectl/", env!("CARGO_PKG_VERSION"));
 
-/// Largest bundle of certificates that is read.
+/// Largest certificate bundle that is read.
 const MAX_BUNDLE_BYTES: u64 = 16 << 20;
 
-/// How long remotes are waited for where nobody says otherwise; the settings' table says the same in words.
+/// Default stall timeout of remotes; the settings' table has the same value as text.
 pub const STALL: Duration = Duration::from_secs(10);
-/// Limit for connecting.
+/// Timeout for connecting.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Limit for all tries of one operation.
+/// Time limit for all attempts of one operation.
 pub const RETRY_FOR: Duration = Duration::from_secs(20);
 
-/// What all remotes share.
+/// Settings shared by all remotes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Common {
-    /// A PEM file of certificate authorities that are trusted besides the system's.
+    /// A PEM file of certificate authorities that are trusted in addition to the system's.
     pub ca_bundle: Option<PathBuf>,
-    /// Limit for connecting, TLS included.
+    /// Timeout for connecting, including TLS.
     pub connect_timeout: Duration,
-    /// Longest time without a byte in either direction before a request is given up.
+    /// Maximum time without a byte in either direction before a request is aborted.
     pub stall: Duration,
-    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, in either case (the HTTP client reads them).
+    /// Whether `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured, in upper or lower case (the HTTP client
+    /// reads them).
     pub proxy_from_env: bool,
-    /// What the environment says of proxies.
+    /// Proxy settings of the environment.
     pub proxies: Proxies,
 }
 
-/// What the environment says of proxies. The HTTP clients read it themselves; this is for what they do not understand in it
-/// ([`Common::goes_direct`]), and to name a proxy that does not do.
+/// Proxy settings of the environment. The HTTP clients read them themselves; this is for the forms that they do not understand
+/// ([`Common::goes_direct`]), and to name a proxy that does not work.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Proxies {
     /// The variable with the proxy for `http`.
@@ -54,7 +55,7 @@ pub struct Proxies {
     pub no_proxy: Option<String>,
 }
 
-/// Says whether a variable's value can be a proxy; HTTP clients pass over what cannot without a word.
+/// Returns true if a variable's value can be a proxy; HTTP clients silently ignore invalid ones.
 pub fn can_be_proxy(text: &str) -> bool {
     let url = if text.contains("://") {
         reqwest::Url::parse(text)
@@ -77,15 +78,16 @@ impl Default for Common {
 }
 
 impl Common {
-    /// The variable with the proxy that is asked for `authority`, if one is.
+    /// The variable with the proxy for `authority`, if one is used.
     pub fn proxy(&self, is_https: bool, authority: &str) -> Option<&'static str> {
         let Proxies { http, https, .. } = self.proxies;
         let variable = if is_https { https } else { http };
         variable.filter(|_| !self.goes_direct(authority))
     }
 
-    /// Says whether no proxy is asked for `authority` (host, and port where it is not the scheme's own): this machine, and what
-    /// `NO_PROXY` names, also in ways that HTTP clients pass over: a port, `*.` before a domain, and, for addresses, `*`.
+    /// Returns true if `authority` (host, and port if it is not the scheme's default) is reached without a proxy: this machine,
+    /// and hosts in `NO_PROXY`, including forms that HTTP clients ignore: a port, `*.` before a domain, and, for addresses,
+    /// `*`.
     pub fn goes_direct(&self, authority: &str) -> bool {
         if !self.proxy_from_env {
             return true;
@@ -110,7 +112,7 @@ impl Common {
     /// The extra certificate authorities as one PEM text, checked to hold at least one certificate; `None` if none are set. Blocks.
     ///
     /// # Errors
-    /// `Invalid` for a file that is missing or has no certificate in it.
+    /// `Invalid` for a file that is missing or contains no certificate.
     pub fn extra_ca_pem(&self) -> Result<Option<Vec<u8>>> {
         let Some(path) = &self.ca_bundle else {
             return Ok(None);
@@ -133,7 +135,7 @@ impl Common {
     }
 }
 
-/// Says whether a rule of `NO_PROXY` names a host, whatever its port: all of them, it itself, its domain, or its network.
+/// Returns true if a rule of `NO_PROXY` matches a host, with any port: all hosts, the host itself, its domain, or its network.
 fn is_exempt(rule: &str, host: &str) -> bool {
     if rule == "*" || rule == host {
         return true;
@@ -147,7 +149,7 @@ fn is_exempt(rule: &str, host: &str) -> bool {
     !domain.is_empty() && below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// Says whether an address is in a network such as `10.0.0.0/8`.
+/// Returns true if an address is in a network such as `10.0.0.0/8`.
 fn is_in_network(network: &str, ip: IpAddr) -> bool {
     let bits = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => (u128::from(ip.to_bits()) << 96, 32),
@@ -175,10 +177,10 @@ fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>,
     Ok(found)
 }
 
-/// Why a server's certificate is refused, and what to do about it.
+/// Why a server's certificate is refused, and how to fix it.
 pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
     match why {
-        // `webpki` has no words of its own for it. What `openssl req -x509` makes unless it is told otherwise; other clients let it pass.
+        // `webpki` has no message for it. This is what `openssl req -x509` creates by default; other clients accept it.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "its TLS certificate is a certificate authority's (CA:TRUE), which a server cannot use: issue a server certificate \
              from it, or make a self-signed one with basicConstraints CA:FALSE (docs/operations.md has the commands)"
@@ -235,7 +237,7 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
                 .to_owned()
         }
         why => {
-            // Of some there is nothing but how a debugger shows them.
+            // Some have no text but their debug output.
             let text = why.to_string();
             let name = text.split(['{', '(']).next().unwrap_or_default().trim();
             format!("its TLS certificate is not accepted: {name}")
@@ -243,14 +245,14 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
     }
 }
 
-/// Says whether this machine has no certificates of authorities at all, as a container without the package for them. Blocks, for some
-/// milliseconds, on the way to an error.
+/// Returns true if this machine has no root certificates at all, such as a container without their package. Blocks for some
+/// milliseconds, while an error is created.
 fn knows_no_authority() -> bool {
     install_tls_provider();
     reqwest::Client::builder().build().is_err()
 }
 
-/// A name in what `webpki` prints of one: `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
+/// The name in `webpki`'s debug output: `DnsName("localhost")`, `IpAddress(127.0.0.1)`.
 fn bare_name(shown: &str) -> &str {
     let inner = shown
         .split_once('(')
@@ -258,7 +260,7 @@ fn bare_name(shown: &str) -> &str {
     inner.unwrap_or(shown).trim_matches('"')
 }
 
-/// How far `later` is from `earlier`, in words, both in seconds.
+/// The difference between `later` and `earlier`, both in seconds, as text.
 fn apart(later: u64, earlier: u64) -> String {
     let secs = later.saturating_sub(earlier);
     match secs {
@@ -268,9 +270,9 @@ fn apart(later: u64, earlier: u64) -> String {
     }
 }
 
-/// Makes ring the process's TLS provider; to be called before the first client is built, any number of times.
+/// Makes ring the process's TLS provider; must be called before the first client is built; may be called repeatedly.
 pub fn install_tls_provider() {
-    // Somebody was first: then there is one, which is all that is needed.
+    // An error means that a provider is installed already, which is sufficient.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 

@@ -1,4 +1,4 @@
-//! From a URL to a store with its abilities: the one place where a backend is chosen. `stack` puts the wrappers around it.
+//! From a URL to a store with its abilities: the only place where a backend is chosen. `stack` adds the wrappers around it.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ mod stack;
 
 use stack::{InRepo, Parts, Stack, StackedRepos};
 
-/// Where a store is. Its text, by `Display`, has no secrets: fit for messages, and to compare stores by.
+/// The location of a store. Its `Display` text contains no secrets: suitable for messages, and for comparing stores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// `disk:PATH`
@@ -47,7 +47,7 @@ pub enum StoreUrl {
 }
 
 impl StoreUrl {
-    /// Where the store is, for numbers and probes.
+    /// The store's tier, for metrics and probes.
     pub fn tier(&self) -> Tier {
         match self {
             Self::Disk(_) | Self::Layout(_) => Tier::Local,
@@ -98,7 +98,7 @@ impl FromStr for StoreUrl {
     }
 }
 
-/// What is wrong with a text that begins with no scheme, where it shows.
+/// What is wrong with a text that does not begin with a known scheme, if that can be recognized.
 fn mistake(scheme: &str, text: &str) -> &'static str {
     if text.starts_with(['"', '\'', '`']) {
         ": the quotation marks around it are part of it"
@@ -111,7 +111,7 @@ fn mistake(scheme: &str, text: &str) -> &'static str {
     }
 }
 
-/// Says whether it looks like `ghcr.io/org/cache` or `localhost:5000/cache`, as docker writes what is in a registry.
+/// Returns true if it looks like `ghcr.io/org/cache` or `localhost:5000/cache`, docker's notation for images in a registry.
 fn is_host_and_path(text: &str) -> bool {
     let Some((host, path)) = text.split_once('/') else {
         return false;
@@ -125,11 +125,11 @@ fn is_host_and_path(text: &str) -> bool {
         && !path.contains('@')
 }
 
-/// The folder in a URL: `/abs`, `rel`, or `///abs` as some write it.
+/// The folder in a URL: `/abs`, `rel`, or `///abs`, which some tools write.
 fn path(scheme: &str, rest: &str) -> std::result::Result<PathBuf, String> {
     let path = match rest.strip_prefix("//") {
         Some(abs) if abs.starts_with('/') => abs,
-        // A host: nobody means that.
+        // A host, which nobody intends.
         Some(_) => {
             return Err(format!(
                 "a folder is written `{scheme}:/abs` or `{scheme}:rel`, without `//`"
@@ -160,40 +160,41 @@ impl fmt::Display for StoreUrl {
 /// How a store is used.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Refuses every write; a folder stays without a trace.
+    /// Refuses every write, and leaves no trace in a folder.
     pub read_only: bool,
-    /// A folder that is made is for this user alone.
+    /// A new folder is accessible to this user only.
     pub private: bool,
-    /// Operations at once.
+    /// Concurrent operations.
     pub concurrency: usize,
     /// Bytes per second in each direction; `None`: no limit.
     pub bandwidth: Option<u64>,
-    /// Longest time over all tries of one operation at a remote.
+    /// Maximum time for all attempts of one operation at a remote.
     pub retry_for: Duration,
-    /// Longest time without a byte from a remote.
+    /// Maximum time without a byte from a remote.
     pub stall: Duration,
-    /// Longest time for connecting to a remote.
+    /// Maximum time for connecting to a remote.
     pub connect_timeout: Duration,
-    /// Longest wait for another process's lock on a folder.
+    /// Maximum wait for another process's lock on a folder.
     pub lock_wait: Duration,
-    /// A PEM file of certificate authorities that are trusted besides the system's.
+    /// A PEM file of certificate authorities that are trusted in addition to the system's.
     pub ca_bundle: Option<PathBuf>,
     /// Whether the proxy variables of the environment are honoured.
     pub proxy_from_env: bool,
-    /// What they say.
+    /// Their contents.
     pub proxies: net::Proxies,
-    /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them when they come in instead.
+    /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them on arrival instead.
     pub verified: bool,
-    /// File in which a store in a folder remembers which of its blobs were hashed as they lie there; `None`: it does not look.
+    /// File in which a store in a folder records which of its blobs were hashed since they were written; `None`: it does not
+    /// check.
     pub vetted: Option<PathBuf>,
-    /// Doors of a daemon will be open on it, and while it is pruned: see [`super::marked`]. Where a store has one list of tags, they are
-    /// given many repositories by [`super::by_tags`].
+    /// Doors of a daemon will be open on it, even while it is pruned: see [`super::marked`]. A store with one flat list of tags
+    /// then gets many repositories by [`super::by_tags`].
     pub beside_doors: bool,
-    /// Where it is noted why a remote is asked again.
+    /// Records why requests to a remote are retried.
     pub trouble: Trouble,
-    /// What is special to S3; what stands in the URL wins.
+    /// Settings for S3; those in the URL take precedence.
     pub s3: s3::Config,
-    /// What is special to registries.
+    /// Settings for registries.
     pub registry: registry::Config,
 }
 
@@ -252,16 +253,16 @@ impl Options {
 
 /// Ability: many repositories over one set of blobs.
 pub trait Repositories: Send + Sync {
-    /// One of them; nothing is asked or made yet.
+    /// One of them; sends no request and creates nothing yet.
     fn repository(&self, name: &Repo) -> Repository;
 
     /// The records of all of them.
     fn records(&self) -> Arc<dyn Records>;
 }
 
-/// A backend before it is wrapped.
+/// A backend without wrappers.
 struct Backend {
-    /// The command line's own repository, with the records of all if there are others.
+    /// The command line's own repository, with the records of all repositories if there are others.
     cli: Parts,
     /// `None`: there are no others.
     in_repo: Option<InRepo>,
@@ -277,7 +278,7 @@ struct Backend {
 }
 
 impl Backend {
-    /// One repository, and no ability but to remove its tags.
+    /// A single repository, with no ability except removing its tags.
     fn of<S: RepoStore + Untag + 'static>(store: &Arc<S>, meet: Meet) -> Self {
         Self {
             cli: Parts::of(store.clone()),
@@ -310,8 +311,8 @@ impl Backend {
         }
     }
 
-    /// The same with the repositories that a daemon keeps in `flat`. The command line needs none and knows no records, which
-    /// would cost it requests.
+    /// The same with the repositories that a daemon keeps in `flat`. The command line needs none and uses no records, which
+    /// would cost additional requests.
     fn many_by_tags(self, flat: impl Flat + 'static, options: &Options) -> Self {
         if !options.beside_doors {
             return self;
@@ -321,11 +322,11 @@ impl Backend {
     }
 }
 
-/// Opens a store. Folders are made where they are missing, unless `read_only`; remotes are not asked anything yet.
+/// Opens a store. Missing folders are created, unless `read_only`; no request is sent to remotes yet.
 ///
 /// # Errors
-/// `Invalid` for options that make no sense, `NoSuchStore` for a folder that is not there and may not be made, `Timeout`
-/// while another process sweeps, `Unsupported` for what this build does not have.
+/// `Invalid` for invalid options, `NoSuchStore` for a folder that does not exist and may not be created, `Timeout` while
+/// another process sweeps, `Unsupported` for features that this build does not include.
 pub async fn open(url: &StoreUrl, options: &Options) -> Result<Store> {
     let url = absolute(url)?;
     let backend = match &url {
@@ -338,7 +339,7 @@ pub async fn open(url: &StoreUrl, options: &Options) -> Result<Store> {
     Ok(stacked(backend, url, options))
 }
 
-/// Asks whether a registry or daemon answers at `url` at all; of other stores, opening or reading them tells.
+/// Checks whether a registry or daemon answers at `url` at all; for other stores, opening or reading them shows it.
 ///
 /// # Errors
 /// `NoSuchStore` if something else answers.
@@ -353,7 +354,7 @@ pub async fn ping(url: &StoreUrl, options: &Options) -> Result<()> {
     }
 }
 
-/// A folder, or a socket, is the same from whatever folder it is named.
+/// Makes folders and sockets independent of the working directory.
 fn absolute(url: &StoreUrl) -> Result<StoreUrl> {
     let whole = |path: &Path| {
         std::path::absolute(path)
@@ -420,7 +421,7 @@ async fn open_registry(location: &registry::Location, options: &Options) -> Resu
     Ok(behind_registry(store.clone()).many_by_tags(store, options))
 }
 
-/// A daemon is a registry with a control API beside.
+/// A daemon is a registry with an additional control API.
 async fn open_daemon(location: &registry::Location, options: &Options) -> Result<Backend> {
     let net = options.net();
     let door = registry::Registry::open(location, &options.registry, &net).await?;
@@ -430,8 +431,8 @@ async fn open_daemon(location: &registry::Location, options: &Options) -> Result
     })
 }
 
-/// Its blobs are the registry's to collect, so it cannot be swept. One that has no ranges is found out at the first; it then sends the
-/// whole blob.
+/// The registry collects its own garbage, so the store cannot be swept. Missing support for ranges is detected at the first
+/// one; the registry then sends the whole blob.
 fn behind_registry(store: registry::Registry) -> Backend {
     let store = Arc::new(store);
     Backend {
@@ -441,13 +442,13 @@ fn behind_registry(store: registry::Registry) -> Backend {
     }
 }
 
-/// Puts the wrappers around a backend.
+/// Adds the wrappers around a backend.
 fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Store {
     let tier = url.tier();
     let counters = Arc::new(Counters::of(tier));
     let limits = Limits {
         concurrency: options.concurrency,
-        // Clients of the doors read as they like; who they are and how many is known there.
+        // Clients of the doors read at their own pace; the doors limit their number.
         with_streams: !options.beside_doors,
         bandwidth: options.bandwidth,
     };

@@ -1,15 +1,15 @@
-//! When something was published: what "newest" goes by, and the age of names.
+//! Publication times: the basis of "newest" and of the age of names.
 //!
-//! The writer records the store's clock in what it publishes, so the time travels with a copy. It could record anything, so the
-//! time at which the store wrote the tag is an upper bound; where the store keeps none, its clock now is.
+//! The writer records the store's clock in what it publishes, so the time is copied along. Since it could record any time, the
+//! time at which the store wrote the tag is an upper bound; if the store does not keep one, its current clock is.
 
 use crate::{digest::Digest, entry::Time};
 
-/// When something was published: the earlier of what its writer recorded and when the store wrote it (`modified`; where the
-/// store keeps none, its clock `now`). `None` where neither is known.
+/// The publication time: the earlier of the time recorded by the writer and the time when the store wrote it (`modified`; if
+/// the store does not keep one, its clock `now`). `None` if neither is known.
 ///
-/// A `modified` in whole seconds stands for its whole second: stores that count seconds must not put two publications of one
-/// second into the wrong order.
+/// A `modified` in whole seconds stands for its whole second: stores with a resolution of seconds must not reverse the order of
+/// two publications within one second.
 pub fn published_at(recorded: Option<Time>, modified: Option<Time>, now: Time) -> Option<Time> {
     match (recorded, modified) {
         (Some(recorded), Some(modified)) => Some(recorded.min(end_of_tick(modified))),
@@ -27,8 +27,8 @@ fn end_of_tick(modified: Time) -> Time {
     Time { nanos, ..modified }
 }
 
-/// The order of publications, everywhere: the later time is newer, of one time the larger digest. What has no known time is
-/// older than all that has.
+/// The order of publications, used everywhere: the later time is newer; for equal times the larger digest. Unknown times are
+/// older than all known ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PublishedAt {
     /// By [`published_at`].

@@ -1,6 +1,6 @@
-//! The small JSON documents of the tree (see [`super::keys`]): what a tag points at, what is known of a manifest.
+//! The small JSON documents of the tree (see [`super::keys`]): what a tag points at, metadata of a manifest.
 //!
-//! Readers skip fields that they do not know, so a later version may add some.
+//! Readers ignore unknown fields, so a later version may add some.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,7 +14,7 @@ use crate::{
     task,
 };
 
-/// Longest record that is read, in bytes; what we write has some 300.
+/// Longest record that is read, in bytes; ours have some 300.
 pub const MAX_BYTES: u64 = 16 << 10;
 
 /// What a tag, or a part of a merged tag, points at.
@@ -30,7 +30,7 @@ pub struct Tagged {
 }
 
 impl Tagged {
-    /// What points at `manifest`.
+    /// The record of a tag that points at `manifest`.
     pub fn at(manifest: &Manifest) -> Self {
         Self {
             digest: manifest.digest,
@@ -40,14 +40,14 @@ impl Tagged {
     }
 }
 
-/// A part of a merged tag. Of one that a release before this wrote no more is known than what it points at.
+/// A part of a merged tag. Records of earlier releases contain only what the part points at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
     /// The manifest that was pushed.
     #[serde(flatten)]
     pub at: Tagged,
-    /// When it was pushed last, by the store's clock: RFC 3339.
+    /// When it was last pushed, by the store's clock: RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     published: Option<String>,
 }
@@ -61,26 +61,26 @@ impl Part {
         }
     }
 
-    /// When it was pushed last; `None` if that is not recorded, or not as a time.
+    /// When it was last pushed; `None` if that is not recorded, or not as a valid time.
     pub fn published(&self) -> Option<Time> {
         read_time(self.published.as_deref()?)
     }
 }
 
-/// A manifest that the daemon made of parts of a tag and served in their place. Clients cannot write one: whoever deletes the manifest
-/// deletes these parts.
+/// A manifest that the daemon merged from the parts of a tag and served in their place. Clients cannot create one: deleting the
+/// manifest deletes these parts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Folded {
-    /// Digests of the parts, or of what the tag pointed at where it has none; sorted.
+    /// Digests of the parts, or of what the tag pointed at if it has none; sorted.
     pub parts: Vec<Digest>,
-    /// When it was made, by the store's clock: RFC 3339.
+    /// When it was merged, by the store's clock: RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     made: Option<String>,
 }
 
 impl Folded {
-    /// What was made of `parts` at `time`.
+    /// The record of a manifest merged from `parts` at `time`.
     pub fn of(mut parts: Vec<Digest>, time: Time) -> Self {
         parts.sort_unstable();
         parts.dedup();
@@ -90,13 +90,13 @@ impl Folded {
         }
     }
 
-    /// When it was made; `None` if that is not recorded, or not as a time.
+    /// When it was merged; `None` if that is not recorded, or not as a valid time.
     pub fn made(&self) -> Option<Time> {
         read_time(self.made.as_deref()?)
     }
 }
 
-/// `None` for a time before 1970 or after 9999, which no store's clock says.
+/// `None` for a time before 1970 or after 9999, which no store's clock reports.
 fn write_time(time: Time) -> Option<String> {
     const END: u64 = 253_402_300_800;
     let since = Duration::new(u64::try_from(time.secs).ok()?, time.nanos);
@@ -108,7 +108,7 @@ fn read_time(text: &str) -> Option<Time> {
     humantime::parse_rfc3339(text).ok().map(Time::from)
 }
 
-/// What is known of a manifest beside its bytes.
+/// Metadata of a manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifested {
@@ -119,23 +119,23 @@ pub struct Manifested {
     /// The manifest that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<Descriptor>,
-    /// Of a manifest with a subject: what kind of artifact it is, empty if it does not say. `None` where that is not recorded, as by
-    /// older releases.
+    /// For a manifest with a subject: its artifact type, empty if it has none. `None` if that is not recorded, as by older
+    /// releases.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
 }
 
-/// Longest artifact type that is recorded, in bytes; none that may be pushed is longer.
+/// Longest artifact type that is recorded, in bytes; longer ones cannot be pushed.
 const MAX_TYPE: usize = 255;
 
 impl Manifested {
-    /// As [`Self::of`]; a long document is parsed aside.
+    /// As [`Self::of`]; a long document is parsed on another thread.
     pub async fn of_aside(manifest: &Manifest) -> Self {
         let manifest = manifest.clone();
         task::parse(manifest.bytes.len(), move || Self::of(&manifest)).await
     }
 
-    /// What is known of `manifest`; a document that cannot be read has no subject.
+    /// The metadata of `manifest`; an unreadable document has no subject.
     pub fn of(manifest: &Manifest) -> Self {
         #[derive(Deserialize)]
         struct Head {
@@ -154,11 +154,11 @@ impl Manifested {
     }
 }
 
-/// What is noted of something that came to a repository by a caller who reads some repositories only.
+/// The record of content that a caller limited to some repositories brought to a repository.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Linked {
-    /// It came by a release under which nobody names or mounts what it does not see. What releases before that wrote may have been
-    /// made of a foreign blob.
+    /// It was recorded by a release under which callers cannot name or mount what they do not see. Records of earlier releases
+    /// may be due to a foreign blob.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub proven: bool,
     /// It is a manifest, and everything that it names in descriptor position (layers from elsewhere aside) is linked too.
@@ -178,7 +178,7 @@ impl Linked {
         checked: true,
     };
 
-    /// Returns true for what came here by somebody who could read it.
+    /// Returns true for content that was brought by a caller who could read it.
     pub fn proves(self) -> bool {
         self.proven || self.checked
     }
@@ -192,7 +192,7 @@ pub fn encode(record: &impl Serialize) -> Vec<u8> {
 /// Reads a record.
 ///
 /// # Errors
-/// `Corrupt` for whatever is none, an empty file left by a power cut among it.
+/// `Corrupt` for an invalid record, such as an empty file left by a power failure.
 pub fn decode<T: DeserializeOwned>(op: &'static str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| {
         Error::new(
@@ -203,7 +203,8 @@ pub fn decode<T: DeserializeOwned>(op: &'static str, bytes: &[u8]) -> Result<T> 
     })
 }
 
-/// Says that a tag, or a part of one, cannot be read, so that a sweep keeps every manifest of its repository: it could be any of them.
+/// Warns that a tag, or a part of one, cannot be read, so a sweep keeps every manifest of its repository: it could be any of
+/// them.
 pub(super) fn warn_of_damaged_name(key: &str, error: &Error) {
     tracing::warn!(
         key,
@@ -242,7 +243,7 @@ mod tests {
         let bytes = encode(&part);
         let read: Part = decode("list", &bytes).unwrap();
         assert_eq!((read.published(), &read), (Some(at), &part));
-        // Older releases read what it points at, we read theirs.
+        // Older releases can read what it points at, and we can read theirs.
         assert_eq!(decode::<Tagged>("list", &bytes).unwrap(), Tagged::at(&m));
         let older: Part = decode("list", &encode(&Tagged::at(&m))).unwrap();
         assert_eq!((older.published(), older.at), (None, Tagged::at(&m)));

@@ -1,7 +1,7 @@
-//! One repository as a registry sees it: what of the common blobs it shows, its manifests, tags and referrers.
+//! One repository as a registry sees it: which of the shared blobs it shows, its manifests, tags and referrers.
 //!
-//! Bytes are stored once for all repositories (design §8, "one copy"): a blob is in every repository of the store until it
-//! is deleted there. A deletion leaves a tombstone that hides it from that repository until it is uploaded or mounted there
+//! Bytes are stored once for all repositories (design §8, "one copy"): a blob is in every repository of the store until it is
+//! deleted there. Deleting it leaves a tombstone that hides it from that repository until it is uploaded or mounted there
 //! again. A manifest is in a repository if its record is.
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
@@ -23,17 +23,17 @@ mod parts;
 
 pub use parts::TagPart;
 
-/// Records of a repository that are read at once.
+/// Records of a repository that are read concurrently.
 pub const AT_ONCE: usize = 16;
 
 /// Whether content is in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// As a blob or a manifest of so many bytes.
+    /// As a blob or a manifest of this many bytes.
     There(u64),
     /// The store has no such bytes.
     Missing,
-    /// The store cannot tell for now.
+    /// The store currently cannot tell.
     Unknown,
     /// It was deleted here.
     Deleted,
@@ -49,7 +49,7 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Puts a repository together; `store` and `untag` are of its tags.
+    /// Creates a repository; `store` and `untag` apply to its tags.
     pub(super) fn new(
         name: Repo,
         store: Arc<dyn RepoStore>,
@@ -75,7 +75,7 @@ impl Repository {
         &self.name
     }
 
-    /// Its blobs and tags, as the verbs of the command line use them; tombstones do not count there.
+    /// Its blobs and tags, as the verbs of the command line use them; tombstones are ignored there.
     pub fn store(&self) -> &Arc<dyn RepoStore> {
         &self.store
     }
@@ -85,7 +85,7 @@ impl Repository {
         &self.untag
     }
 
-    /// Says whether anything was ever put here and not taken away again.
+    /// Returns true if it contains anything.
     pub async fn exists(&self) -> Result<bool> {
         let prefix = keys::manifests_prefix(&self.name);
         let has_manifest = match self.records.any_record(&prefix).await? {
@@ -101,7 +101,7 @@ impl Repository {
         Ok(size.filter(|_| !gone))
     }
 
-    /// As [`Self::stat_blob`], for who sends it where it is not there: while the store cannot tell, it is not.
+    /// As [`Self::stat_blob`], for a caller that sends a missing blob: while the store cannot tell, it counts as missing.
     pub async fn stat_or_send(&self, digest: &Digest) -> Result<Option<u64>> {
         match self.stat_blob(digest).await {
             Err(e) if e.is_temporary() => Ok(None),
@@ -109,7 +109,7 @@ impl Repository {
         }
     }
 
-    /// Says whether content is here; a manifest's bytes are a blob too.
+    /// Whether content is in this repository; a manifest's bytes are a blob too.
     pub async fn presence(&self, digest: &Digest) -> Result<Presence> {
         let (size, gone) = tokio::join!(self.store.stat(digest), self.is_gone(digest));
         if gone? {
@@ -123,7 +123,7 @@ impl Repository {
         }
     }
 
-    /// The bytes of `range` of a blob; tombstones are asked for by [`Self::stat_blob`].
+    /// The bytes of `range` of a blob; ignores tombstones, which [`Self::stat_blob`] checks.
     pub async fn get_blob(
         &self,
         desc: &Descriptor,
@@ -142,11 +142,11 @@ impl Repository {
         Ok(done)
     }
 
-    /// Shows a blob that the store holds, and says its size; `None` if it holds none.
+    /// Shows a blob that the store has, and returns its size; `None` if the store does not have it.
     pub async fn mount_blob(&self, digest: &Digest) -> Result<Option<u64>> {
         let size = match self.store.stat(digest).await {
             Ok(size) => size,
-            // Who is told no sends it.
+            // The caller then sends it.
             Err(e) if e.is_temporary() => None,
             Err(e) => return Err(e),
         };
@@ -156,7 +156,7 @@ impl Repository {
         Ok(size)
     }
 
-    /// Hides a blob from this repository; `false` if it shows none. The bytes stay until a sweep finds that nobody needs them.
+    /// Hides a blob from this repository; `false` if it is not shown. The bytes stay until a sweep finds them unreachable.
     pub async fn delete_blob(&self, digest: &Digest) -> Result<bool> {
         if self.stat_blob(digest).await?.is_none() {
             return Ok(false);
@@ -166,7 +166,8 @@ impl Repository {
         Ok(true)
     }
 
-    /// Notes that a blob came to this repository by somebody who could read it. A note of [`Self::link_checked`] says more and stays.
+    /// Records that a blob was brought here by a caller who could read it. A record of [`Self::link_checked`] is stronger and
+    /// is kept.
     pub async fn link(&self, digest: &Digest) -> Result<()> {
         if self.linked(digest).await?.is_some_and(Linked::proves) {
             return Ok(());
@@ -174,15 +175,16 @@ impl Repository {
         self.write_link(digest, Linked::BLOB).await
     }
 
-    /// What is noted of something that came here; `None` if nothing is. A damaged note is as good as one of an older release.
+    /// The record of content that was brought here; `None` if there is none. A damaged record counts like one of an older
+    /// release.
     pub async fn linked(&self, digest: &Digest) -> Result<Option<Linked>> {
         let key = keys::linked(&self.name, digest);
         let link = self.records.read_record(&key, record::MAX_BYTES).await?;
         Ok(link.map(|bytes| record::decode("read record", &bytes).unwrap_or_default()))
     }
 
-    /// Notes that a manifest came here by a caller who reads some repositories only, and that everything it names in descriptor
-    /// position, layers from elsewhere aside, is linked here.
+    /// Records that a manifest was brought here by a caller limited to some repositories, and that everything it names in
+    /// descriptor position, except layers stored elsewhere, is linked here.
     pub async fn link_checked(&self, manifest: &Digest) -> Result<()> {
         self.write_link(manifest, Linked::MANIFEST).await
     }
@@ -198,18 +200,18 @@ impl Repository {
         self.records.write_record(&key, link.into()).await
     }
 
-    /// Notes that neither manifests whose children were not checked nor links of older releases show a blob here.
+    /// Records that a blob is not shown here by manifests whose children were not checked, or by links of older releases.
     pub async fn doubt(&self, digest: &Digest) -> Result<()> {
         let key = keys::doubted(&self.name, digest);
         self.records.write_record(&key, "{}".into()).await
     }
 
-    /// Everything that [`Self::doubt`] was said of, sorted by the digests' text.
+    /// All digests recorded by [`Self::doubt`], sorted by their text.
     pub async fn doubted(&self) -> Result<Vec<Digest>> {
         self.digests_below(&keys::doubted_prefix(&self.name)).await
     }
 
-    /// The digests that one kind of record is about, sorted by their text.
+    /// The digests of one kind of record, sorted by their text.
     async fn digests_below(&self, prefix: &str) -> Result<Vec<Digest>> {
         let listed = self.records.list_records(prefix).await?;
         Ok(listed
@@ -236,12 +238,12 @@ impl Repository {
         Ok(())
     }
 
-    /// What was deleted here, sorted by the digests' text.
+    /// The digests that were deleted here, sorted by their text.
     pub async fn tombstones(&self) -> Result<Vec<Digest>> {
         self.digests_below(&keys::gone_prefix(&self.name)).await
     }
 
-    /// Forgets that something was deleted here.
+    /// Removes the record that something was deleted here.
     pub async fn remove_tombstone(&self, digest: &Digest) -> Result<()> {
         let key = keys::gone(&self.name, digest);
         self.records.remove_record(&key).await
@@ -265,7 +267,7 @@ impl Repository {
         }
     }
 
-    /// A manifest by what is known of it.
+    /// A manifest, given its metadata.
     ///
     /// # Errors
     /// `Corrupt` for one whose bytes are lost or damaged.
@@ -302,12 +304,12 @@ impl Repository {
         })
     }
 
-    /// What a tag points at, without its bytes where the store can say it so.
+    /// What a tag points at, without the manifest's bytes if the store can answer without them.
     pub async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
         self.store.pointer(tag).await
     }
 
-    /// What is recorded of the manifest of a digest.
+    /// The pointer to the manifest with a digest, from its record.
     pub async fn pointer_to(&self, digest: &Digest) -> Result<Option<Pointer>> {
         let known = self.known(digest).await?;
         Ok(known.map(|known| Pointer {
@@ -319,7 +321,7 @@ impl Repository {
         }))
     }
 
-    /// The manifest that something points at.
+    /// The manifest that a pointer refers to.
     ///
     /// # Errors
     /// `Corrupt` for one whose bytes are lost or damaged.
@@ -340,7 +342,7 @@ impl Repository {
             .await
     }
 
-    /// What is known of a manifest of this repository.
+    /// The metadata of a manifest of this repository.
     pub async fn known(&self, digest: &Digest) -> Result<Option<record::Manifested>> {
         let key = keys::manifest(&self.name, digest);
         match self.records.read_record(&key, record::MAX_BYTES).await? {
@@ -349,7 +351,7 @@ impl Repository {
         }
     }
 
-    /// Stores a manifest and makes all of `tags` point at it, one after the other. What it names must be there already.
+    /// Stores a manifest and makes all of `tags` point at it, one after the other. Everything it names must be stored before.
     pub async fn put_manifest(&self, manifest: &Manifest, tags: &[Tag]) -> Result<()> {
         if tags.is_empty() {
             self.publish(manifest, None).await?;
@@ -363,7 +365,7 @@ impl Repository {
     async fn publish(&self, manifest: &Manifest, tag: Option<&Tag>) -> Result<()> {
         match self.store.publish(manifest, tag, &Expect::Anything).await? {
             Published::Done => Ok(()),
-            // Nothing was expected, so only a store that contradicts itself says so.
+            // Without a condition, only a store that contradicts itself reports this.
             Published::Conflict => Err(Error::new(
                 ErrorKind::Conflict,
                 "publish",
@@ -372,10 +374,10 @@ impl Repository {
         }
     }
 
-    /// Removes a tag, the parts it is merged from and what is recorded of their folds; `false` if there was none.
+    /// Removes a tag, the parts it is merged from and the records of its folds; `false` if there was none.
     pub async fn delete_tag(&self, tag: &Tag) -> Result<bool> {
-        // The parts first: as long as the tag stands, a deletion that was cut short can be asked for again. Its folds last: as long
-        // as one is recorded, nobody takes the manifest that the tag still points at for a cache of its own.
+        // The parts first: as long as the tag exists, an interrupted deletion can be repeated. Its folds last: as long as one
+        // is recorded, the manifest that the tag still points at is not treated as an independent cache.
         let had_parts = self.remove_parts(tag).await?;
         let was_there = self.untag.untag(tag).await?;
         for fold in self.folds(tag).await? {
@@ -386,7 +388,7 @@ impl Repository {
 
     /// Removes a manifest and every tag and part that points at it; `false` if there was none. Its bytes stay until a sweep.
     ///
-    /// What a merged tag was served as is made of parts: `ops::cache_tags` removes those.
+    /// A manifest that a merged tag was served as consists of parts: `ops::cache_tags` removes those.
     pub async fn delete_manifest(&self, digest: &Digest) -> Result<bool> {
         if self.known(digest).await?.is_none() {
             return Ok(false);
@@ -400,7 +402,7 @@ impl Repository {
         self.forget_manifest(digest).await
     }
 
-    /// Removes what is known of a manifest, and nothing that points at it; `false` if nothing was.
+    /// Removes the metadata of a manifest, but nothing that points at it; `false` if there was none.
     pub async fn forget_manifest(&self, digest: &Digest) -> Result<bool> {
         let Some(known) = self.known(digest).await? else {
             return Ok(false);
@@ -428,7 +430,7 @@ impl Repository {
             .await
     }
 
-    /// The digest that a tag points at; `None` where there is no such tag, or its record cannot be read.
+    /// The digest that a tag points at; `None` if there is no such tag, or its record cannot be read.
     pub async fn pointed(&self, tag: &Tag) -> Result<Option<Digest>> {
         match self.tagged(tag).await {
             Ok(tagged) => Ok(tagged.and_then(Result::ok).map(|t| t.digest)),
@@ -437,7 +439,7 @@ impl Repository {
         }
     }
 
-    /// What is wrong with the record of a tag, if anything is.
+    /// What is wrong with the record of a tag, if anything.
     pub async fn damage_of(&self, tag: &Tag) -> Result<Option<String>> {
         match self.tagged(tag).await {
             Ok(tagged) => Ok(tagged.and_then(Result::err).map(|e| e.message)),
@@ -453,7 +455,7 @@ impl Repository {
         Ok(bytes.map(|b| record::decode("list", &b)))
     }
 
-    /// The tags that point at one of `digests`, or have it as a part, with which.
+    /// The tags that point at one of `digests`, or have it as a part, with that digest.
     pub async fn tags_to(&self, digests: &BTreeSet<Digest>) -> Result<Vec<(Tag, Digest)>> {
         let mut found = Vec::new();
         for tag in self.tags().await? {

@@ -1,4 +1,4 @@
-//! Stores in folders whose blobs are hashed before they count as there, and again from time to time.
+//! Stores in folders whose blobs are hashed before they are reported to exist, and again periodically.
 
 use std::{
     path::PathBuf,
@@ -20,12 +20,12 @@ use crate::{entry::Time, task};
 
 pub use super::tree::vetted::Findings;
 
-/// Leaves most of a disk, and of a core, to those who wait: about 70 MB/s.
+/// Leaves most of a disk, and of a core, to waiting requests: about 70 MB/s.
 const PACE: Pace = Pace {
     pause: Duration::from_millis(12),
 };
 
-/// Looks at the blobs of a store that nobody asked for.
+/// Hashes blobs of a store in the background.
 #[derive(Debug, Clone)]
 pub struct Scrubber {
     entered: Entered,
@@ -34,8 +34,8 @@ pub struct Scrubber {
 }
 
 impl Disk {
-    /// The same store, which hands out no blob whose bytes were not hashed since they last changed; which those are is
-    /// kept in `table`, a file of this process alone.
+    /// The same store, which returns no blob whose bytes were not hashed since they last changed; `table`, a file used by this
+    /// process alone, records which were.
     pub async fn vetting(mut self, table: PathBuf) -> (Self, Scrubber) {
         let Folder { entered, tree } = &mut self.objects;
         let scrubber = Scrubber::open(entered, tree, table).await;
@@ -63,9 +63,9 @@ impl Scrubber {
         }
     }
 
-    /// Hashes, at a pace, the blobs that were not hashed for `age`, and says how many. Damaged ones are removed.
+    /// Hashes, at a limited speed, the blobs that were not hashed for `age`, and returns how many. Damaged ones are removed.
     ///
-    /// Given up when it is dropped; what was done by then counts.
+    /// Aborted when dropped; the work done so far counts.
     ///
     /// # Errors
     /// Those of listing the store.
@@ -87,7 +87,7 @@ impl Scrubber {
         Ok(count)
     }
 
-    /// Keeps what is known for the next process.
+    /// Saves the results for the next process.
     ///
     /// # Errors
     /// The file system's.
@@ -96,7 +96,7 @@ impl Scrubber {
         task::blocking(move || vetted.save()).await
     }
 
-    /// What was found since the store was opened.
+    /// The results since the store was opened.
     pub fn findings(&self) -> Findings {
         self.vetted.findings()
     }

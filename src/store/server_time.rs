@@ -1,4 +1,4 @@
-//! What a server's answers say of time: dates, its clock, how long to wait.
+//! Time in a server's answers: dates, its clock, how long to wait.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use tokio::time::{Duration, Instant};
 
 use crate::entry::Time;
 
-/// Longest wait that we believe a server asks for.
+/// Maximum wait that we accept from a server.
 const MAX_RETRY_AFTER: Duration = Duration::from_hours(1);
 
-/// How long an answer's `Date` is good: longer, and a node that slept meanwhile would not know.
+/// How long an answer's `Date` is used: with a longer time, a node that was suspended meanwhile would not notice.
 const GOOD_FOR: Duration = Duration::from_mins(1);
 
-/// Reads a date as HTTP headers have it (RFC 9110, 5.6.7).
+/// Parses a date in HTTP headers (RFC 9110, 5.6.7).
 pub(super) fn date(text: &str) -> Option<Time> {
     httpdate::parse_http_date(text).ok().map(Time::from)
 }
 
-/// Reads `Retry-After` (RFC 9110, 10.2.3): seconds, or a date by the server's own clock, which is in `sent_at`, its `Date`; an hour
-/// at most.
+/// Parses `Retry-After` (RFC 9110, 10.2.3): seconds, or a date by the server's own clock, which is in `sent_at`, its `Date`; at
+/// most an hour.
 pub(super) fn retry_after(value: &str, sent_at: Option<&str>) -> Option<Duration> {
     let value = value.trim();
     let wait = if let Ok(seconds) = value.parse::<u64>() {
@@ -32,12 +32,12 @@ pub(super) fn retry_after(value: &str, sent_at: Option<&str>) -> Option<Duration
     Some(wait.min(MAX_RETRY_AFTER))
 }
 
-/// A server's clock, by the `Date` of its answers; cheap to clone, all clones share one memory.
+/// A server's clock, from the `Date` of its answers; cheap to clone, clones share their state.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ServerClock(Arc<Mutex<Option<(Time, Instant)>>>);
 
 impl ServerClock {
-    /// The server's time now, if an answer told it lately.
+    /// The server's current time, if a recent answer contained it.
     pub(super) fn now(&self) -> Option<Time> {
         let (told, at) = (*self.0.lock())?;
         let since = at.elapsed();
@@ -47,12 +47,12 @@ impl ServerClock {
         Time::from_nanos(told.as_nanos() + since.as_nanos() as i128)
     }
 
-    /// Whether any answer told it yet.
+    /// Whether any answer has contained it yet.
     pub(super) fn heard(&self) -> bool {
         self.0.lock().is_some()
     }
 
-    /// Takes the time from an answer with these headers. One out of a cache, which has an `Age`, tells the time of long ago (RFC
+    /// Takes the time from an answer with these headers. An answer from a cache, which has an `Age`, contains an old time (RFC
     /// 9111, 5.1).
     pub(super) fn listen(&self, sent_at: Option<&str>, age: Option<&str>) {
         if let Some(time) = sent_at.filter(|_| age.is_none()).and_then(date) {
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(wait("99999999999"), Some(3600));
         assert_eq!(wait("soon"), None);
         assert_eq!(wait("-1"), None);
-        // Without a `Date` this node's clock has to do.
+        // Without a `Date`, this node's clock is used.
         assert_eq!(retry_after(NOW, None), Some(Duration::ZERO));
     }
 

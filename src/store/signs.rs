@@ -1,22 +1,22 @@
-//! Whether "not found" is a store's own word: a page that answers 404 to everything (a captive portal, an ingress without its back
-//! end, a wrong virtual host) must not be taken for a store that has nothing.
+//! Whether "not found" is the store's own answer: a page that answers 404 to everything (a captive portal, an ingress without a
+//! back end, a wrong virtual host) must not be mistaken for an empty store.
 //!
-//! Stores sign what they answer: by an error document, or by a header where an answer has no body. An unsigned answer without a body
-//! counts if the store was recognized within [`LATELY`], or else if it is when it is asked now, once for all callers. A store that has
-//! signed answers to the same method is asked in any case.
+//! Stores sign their answers: by an error document, or by a header if an answer has no body. An unsigned answer without a body
+//! is accepted if the store was recognized within [`LATELY`], or is recognized by a request now, which all callers share. That
+//! request is always made if the store has signed answers to the same method before.
 
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
 use super::error::{Error, Result};
 
-/// How long a store that was recognized, or not, is not asked again.
+/// For how long a store that was recognized, or not, is not asked again.
 const LATELY: Duration = Duration::from_secs(3);
 
-/// The method that was answered.
+/// The method of the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum To {
-    /// Its answers have headers alone.
+    /// Its answers consist of headers only.
     Head,
     /// GET, or any other whose answers may have a body.
     Get,
@@ -24,16 +24,16 @@ pub(super) enum To {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When an answer was last known to be the store's.
+    /// When an answer was last recognized as the store's.
     seen: Option<Instant>,
     /// When it was last asked and not recognized.
     refused: Option<(Instant, Error)>,
-    /// Whether it signs that there is nothing, by method.
+    /// Whether it signs "not found", by method.
     head: bool,
     get: bool,
 }
 
-/// What is known of how a store signs.
+/// What is known about how a store signs.
 #[derive(Debug, Default)]
 pub(super) struct Signs {
     state: Mutex<State>,
@@ -41,14 +41,14 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    /// An answer just now was the store's.
+    /// Notes that an answer just now was the store's.
     pub(super) fn seen(&self) {
         let mut state = self.state.lock();
         state.seen = Some(Instant::now());
         state.refused = None;
     }
 
-    /// It has signed that something is not there.
+    /// Notes that the store signed a "not found".
     pub(super) fn signed(&self, to: To) {
         self.seen();
         let mut state = self.state.lock();
@@ -58,7 +58,7 @@ impl Signs {
         }
     }
 
-    /// Finds out whether an unsigned answer that just came is the store's. `ask` asks for one that would be signed.
+    /// Determines whether an unsigned answer just received is the store's. `ask` requests an answer that would be signed.
     ///
     /// # Errors
     /// Those of `ask`, now or within [`LATELY`].
@@ -130,12 +130,12 @@ mod tests {
         let (a, b) = tokio::join!(settle(To::Head), settle(To::Head));
         assert!(a.is_ok() && b.is_ok());
         assert_eq!(times(), 2);
-        // Whatever it answers shows that it is there.
+        // Any answer shows that it exists.
         tokio::time::advance(LATELY * 2).await;
         signs.seen();
         settle(To::Head).await.unwrap();
         assert_eq!(times(), 2);
-        // One that signs does not leave it out, so that nothing it said before vouches for this.
+        // A store that signs never omits it, so none of its earlier answers vouches for this one.
         signs.signed(To::Get);
         settle(To::Head).await.unwrap();
         assert_eq!(times(), 2);

@@ -1,7 +1,7 @@
-//! A folder as the keys of [`super::keys`] see it: files that are whole and durable once they have their name.
+//! A folder with files at the keys of [`super::keys`]: files are complete and durable once they have their name.
 //!
-//! Shared by the disk store and the image layout. All calls block. A temporary file is written in `temp`, synced,
-//! renamed, and the folder synced: after a kill or a power cut a name stands for all of its bytes or does not exist.
+//! Shared by the disk store and the image layout. All calls block. A temporary file is written in `temp`, synced and renamed,
+//! and the folder is synced: after a kill or a power failure a name either stands for all of its bytes or does not exist.
 
 use std::{
     fs::File,
@@ -31,19 +31,19 @@ use vetted::Vetted;
 #[derive(Debug, Clone)]
 pub(super) struct Tree {
     root: PathBuf,
-    /// Key of the folder of temporary files.
+    /// Key of the folder for temporary files.
     temp: String,
-    /// A root that is made is for this user alone.
+    /// A root created here is accessible to this user only.
     private: bool,
-    /// `None`: blobs are taken as they lie there.
+    /// `None`: blobs are used without checking them.
     vetted: Option<Arc<Vetted>>,
 }
 
-/// What temporary files are called; `spool-` are those of [`super::SpoolWriter`].
+/// Prefix of temporary files; `spool-` is that of [`super::SpoolWriter`].
 const TEMP_PREFIX: &str = "tmp-";
 const STALE_PREFIXES: [&str; 2] = [TEMP_PREFIX, "spool-"];
 
-/// Most bytes that are read on the spot: copying more would keep others waiting.
+/// Maximum number of bytes that are read without another thread: copying more would delay others.
 const AT_HAND_BYTES: u64 = 64 << 10;
 
 /// A file without a final name; removed when dropped.
@@ -56,13 +56,13 @@ pub(super) struct Temp {
 
 impl Drop for Temp {
     fn drop(&mut self) {
-        // After a rename it is gone already; what a failure leaves behind is swept at the next lone open.
+        // After a rename it no longer exists; files left by failures are removed the next time the store is opened exclusively.
         let _ = self.dir.remove_file(self.name.as_bytes());
     }
 }
 
 impl Temp {
-    /// Gives the file its permission bits, syncs it and renames it to `to` in `dir`, whose names are synced too.
+    /// Sets the file's permission bits, syncs it and renames it to `to` in `dir`, which is synced too.
     pub(super) fn commit(self, op: &'static str, bits: u32, dir: &fs::Dir, to: &str) -> Result<()> {
         fs::set_file_mode(&self.file, bits)
             .map_err(|e| Error::io(op, fs::Error::new("set mode of", self.path(), e)))?;
@@ -79,7 +79,7 @@ impl Temp {
             .map_err(|e| Error::io(op, fs::Error::new("sync", self.path(), e)))
     }
 
-    /// Where it is, for messages.
+    /// Its path, for messages.
     pub(super) fn path(&self) -> PathBuf {
         self.dir.at(self.name.as_bytes())
     }
@@ -94,7 +94,7 @@ impl Temp {
 }
 
 impl Tree {
-    /// The tree at `root`; `temp` is a key within it. Nothing is made.
+    /// The tree at `root`; `temp` is a key within it. Creates nothing.
     pub(super) fn new(root: &Path, temp: &str) -> Self {
         Self {
             root: root.to_owned(),
@@ -104,12 +104,12 @@ impl Tree {
         }
     }
 
-    /// The same tree, whose root is for this user alone if it is made here.
+    /// The same tree; its root is accessible to this user only if it is created here.
     pub(super) fn private(self, private: bool) -> Self {
         Self { private, ..self }
     }
 
-    /// The same tree, whose blobs count as there only if `vetted` knows them, or they are hashed.
+    /// The same tree, whose blobs are reported to exist only if `vetted` knows them, or after hashing them.
     pub(super) fn vetting(self, vetted: Arc<Vetted>) -> Self {
         Self {
             vetted: Some(vetted),
@@ -121,12 +121,12 @@ impl Tree {
         self.vetted.as_deref()
     }
 
-    /// Where the tree is.
+    /// The path of the tree.
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Where temporary files go.
+    /// The folder for temporary files.
     pub(super) fn temp_dir(&self) -> PathBuf {
         self.path(&self.temp)
     }
@@ -136,7 +136,7 @@ impl Tree {
         self.root.join(key)
     }
 
-    /// Makes the folders of `keys` and the one for temporary files, durably, and marks the root as cachectl's own.
+    /// Creates the folders of `keys` and the one for temporary files, durably, and marks the root as cachectl's own.
     pub(super) fn make(&self, keys: &[String]) -> fs::Result<()> {
         self.make_dir(&self.temp)?;
         keys.iter()
@@ -144,7 +144,7 @@ impl Tree {
         fs::Dir::open(self.root())?.mark_own()
     }
 
-    /// A new temporary file.
+    /// Creates a temporary file.
     pub(super) fn temp(&self, op: &'static str) -> Result<Temp> {
         let dir = self.make_dir(&self.temp).map_err(|e| Error::io(op, e))?;
         loop {
@@ -157,7 +157,7 @@ impl Tree {
         }
     }
 
-    /// Removes temporary files; right only while nobody else uses the tree.
+    /// Removes temporary files; only correct while nobody else uses the tree.
     pub(super) fn remove_stale(&self) -> Result<u64> {
         let clean = || -> fs::Result<u64> {
             let Some(dir) = self.dir_if_there(&self.temp)? else {
@@ -178,7 +178,7 @@ impl Tree {
         clean().map_err(|e| Error::io("clean up", e))
     }
 
-    /// The bytes at `key`, at most `limit`; `None` where there is nothing.
+    /// The bytes at `key`, at most `limit`; `None` if it does not exist.
     pub(super) fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Vec<u8>>> {
         let (folder, name) = split(key);
         let read = || -> fs::Result<Option<Vec<u8>>> {
@@ -199,13 +199,13 @@ impl Tree {
         })
     }
 
-    /// As [`Self::read`], without waiting for a disk; unknown as well where that is an error.
+    /// As [`Self::read`], without waiting for a disk; errors count as unknown, too.
     pub(super) fn read_at_hand(&self, key: &str, limit: u64) -> Cached<Vec<u8>> {
         fs::open_cached(self.root(), key).and_then(|(file, stat)| {
             if stat.size > limit.min(AT_HAND_BYTES) {
                 return Cached::Unknown;
             }
-            // One more: what has grown meanwhile is found out.
+            // One byte more, to detect a file that has grown meanwhile.
             let mut bytes = vec![0; stat.size as usize + 1];
             let count = fs::read_cached(&file, &mut bytes, 0);
             bytes.truncate(count);
@@ -217,14 +217,14 @@ impl Tree {
         })
     }
 
-    /// Says whether nothing is at `key`.
+    /// Returns true if there is nothing at `key`.
     pub(super) fn file_is_missing(&self, op: &'static str, key: &str) -> Result<bool> {
         let (folder, name) = split(key);
         let stat = self.dir(folder).and_then(|d| d.stat(name.as_bytes()));
         Ok(stat.map_err(|e| Error::io(op, e))?.is_none())
     }
 
-    /// Writes `bytes` to `key`, replacing what stands there.
+    /// Writes `bytes` to `key`, replacing an existing file.
     pub(super) fn write(&self, op: &'static str, key: &str, bytes: &[u8]) -> Result<()> {
         let (dir, name) = self.folder_of(op, key)?;
         let mut temp = self.temp(op)?;
@@ -233,7 +233,7 @@ impl Tree {
         temp.commit(op, bits, &dir, name)
     }
 
-    /// Removes the file at `key` durably; says whether there was one.
+    /// Removes the file at `key` durably; returns whether it existed.
     pub(super) fn remove(&self, op: &'static str, key: &str) -> Result<bool> {
         let (folder, name) = split(key);
         let gone = || -> fs::Result<bool> {
@@ -250,7 +250,7 @@ impl Tree {
         gone().map_err(|e| Error::io(op, e))
     }
 
-    /// Names in the folder `key` that are text, sorted by bytes; none where there is no folder.
+    /// Names in the folder `key` that are text, sorted by bytes; none if the folder does not exist.
     pub(super) fn list(&self, op: &'static str, key: &str) -> Result<Vec<String>> {
         let names = || -> fs::Result<Vec<String>> {
             let Some(dir) = self.dir_if_there(key)? else {
@@ -264,7 +264,8 @@ impl Tree {
         names().map_err(|e| Error::io(op, e))
     }
 
-    /// The keys that are `prefix` and some more without a `/`, of files or folders, sorted; none where there is no folder.
+    /// The keys of files or folders that consist of `prefix` and at least one more character other than `/`, sorted; none if
+    /// the folder does not exist.
     pub(super) fn keys(&self, op: &'static str, prefix: &str) -> Result<Vec<String>> {
         let (folder, start) = split(prefix);
         let names = self.list(op, folder)?.into_iter();
@@ -279,7 +280,8 @@ impl Tree {
         Ok(stat.map_err(|e| Error::io(op, e))?.map(|stat| stat.mtime))
     }
 
-    /// The files whose key is `prefix` and some more without a `/`, sorted by name; none where there is no folder.
+    /// The files whose key consists of `prefix` and at least one more character other than `/`, sorted by name; none if the
+    /// folder does not exist.
     pub(super) fn list_files(
         &self,
         op: &'static str,
@@ -299,7 +301,7 @@ impl Tree {
                 if !name.starts_with(start) {
                     continue;
                 }
-                // What went away meanwhile is not listed.
+                // Files that were removed meanwhile are not listed.
                 if let Some(stat) = dir.stat(&item.name)?.filter(fs::Stat::is_file) {
                     files.push(Listed {
                         key: format!("{folder}/{name}"),
@@ -316,7 +318,7 @@ impl Tree {
         files().map_err(|e| Error::io(op, e))
     }
 
-    /// The folder that `key` lies in, made where it is missing, and the key's last name.
+    /// The folder of `key`, created if missing, and the key's last name.
     fn folder_of<'k>(&self, op: &'static str, key: &'k str) -> Result<(fs::Dir, &'k str)> {
         let (folder, name) = split(key);
         let dir = self.make_dir(folder).map_err(|e| Error::io(op, e))?;

@@ -1,12 +1,12 @@
-//! Which part of a store's URL is empty: what a CI system leaves of an expression that says nothing, such as a secret that the job
-//! is not given.
+//! Empty parts of a store's URL: a CI system leaves them when an expression has no value, such as a secret that is not
+//! available to the job.
 
 use super::{open::StoreUrl, registry, s3};
 
-/// What stands for a part that is empty; a bucket has three characters at least.
+/// Placeholder for an empty part; a bucket has at least three characters.
 const FILLED: &str = "xxx";
 
-/// The parts of `url` that are empty, in words, if a URL with something in their place would be right. `None` for every other mistake.
+/// The empty parts of `url`, as text, if the URL would be valid with something in their place. `None` for every other mistake.
 pub fn part(url: &str) -> Option<String> {
     if url.is_empty() {
         return Some("the store's URL".to_owned());
@@ -25,7 +25,7 @@ pub fn part(url: &str) -> Option<String> {
     (!empty.is_empty() && filled.parse::<StoreUrl>().is_ok()).then(|| empty.join(" and "))
 }
 
-/// Says whether nothing stands where a URL of a server has its host.
+/// Returns true if a server's URL has no host.
 pub fn lacks_a_host(url: &str) -> bool {
     url.split_once("://")
         .is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with([':', '/']))
@@ -39,7 +39,7 @@ fn path(path: &str, empty: &mut Vec<String>) -> String {
     FILLED.to_owned()
 }
 
-/// The prefix behind the bucket may be empty, with or without slashes.
+/// The prefix after the bucket may be empty, with or without slashes.
 fn bucket(path: &str, empty: &mut Vec<String>) -> String {
     let (bucket, prefix) = path.split_once('/').unwrap_or((path, ""));
     format!("//{}/{prefix}", name("the bucket", bucket, empty))
@@ -64,7 +64,7 @@ fn repository(path: &str, has_path: bool, empty: &mut Vec<String>) -> String {
     filled
 }
 
-/// A name with something in the place of what is empty, be it all, or what stood before or behind a separator.
+/// A name with the empty parts filled in: all of it, or the part before or after a separator.
 fn name(what: &str, text: &str, empty: &mut Vec<String>) -> String {
     let is_separator = |c: char| matches!(c, '-' | '_' | '.');
     let (lacks_start, lacks_end) = (
@@ -83,7 +83,7 @@ fn name(what: &str, text: &str, empty: &mut Vec<String>) -> String {
     format!("{}{text}{}", fill(lacks_start), fill(lacks_end))
 }
 
-/// What the query says, without the keys that have no value.
+/// The query, without keys that have no value.
 fn values<'a>(scheme: &str, query: &'a str, empty: &mut Vec<String>) -> Vec<&'a str> {
     let takes = |key: &str| match scheme {
         "s3" => s3::Location::takes(key),

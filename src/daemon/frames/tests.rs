@@ -17,7 +17,7 @@ fn begun() -> Frames {
     frames
 }
 
-/// How many frames are taken at once.
+/// How many frames are accepted at once.
 fn taken(frames: &mut Frames, frame: &[u8]) -> usize {
     (0..5000)
         .take_while(|_| frames.received(frame).is_ok())
@@ -50,7 +50,7 @@ async fn bodies_requests_and_http_1_are_not_limited() {
     for (kind, payload) in [(DATA, FRAME as usize), (DATA, 16 << 10), (HEADERS, 100)] {
         assert_eq!(taken(&mut begun(), &frame(kind, payload)), 5000, "{kind}");
     }
-    // What would be frames after a preface.
+    // Bytes that would be frames after a preface.
     let mut other = Frames::default();
     other.received(b"PUT /").unwrap();
     assert_eq!(taken(&mut other, &frame(PRIORITY, 5)), 5000);
@@ -61,7 +61,7 @@ async fn bodies_requests_and_http_1_are_not_limited() {
 async fn allowance_grows_with_time_and_with_what_is_moved() {
     let ping = frame(PING, 8);
     let mut frames = begun();
-    // As clients keep a connection alive, or measure it while they send or read.
+    // As clients do to keep a connection alive, or to measure it while they send or read.
     for _ in 0..5000 {
         frames.received(&ping).unwrap();
         tokio::time::advance(Duration::from_millis(50)).await;
@@ -77,7 +77,7 @@ async fn allowance_grows_with_time_and_with_what_is_moved() {
         frames.sent(1024);
         frames.received(&windows).unwrap();
     }
-    // Not by more than there was at first.
+    // Not beyond the initial value.
     frames.sent(usize::MAX);
     assert!(taken(&mut frames, &ping) < 1000);
 }

@@ -1,16 +1,16 @@
-//! What clients will hold against a certificate though it can be set up.
+//! Certificates that can be used but that clients will reject.
 
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// What is wrong with a server's certificate, in words; nothing of one that cannot be read, which TLS itself refuses.
+/// Problems of a server's certificate; none for an unreadable one, which TLS itself refuses.
 pub(super) fn of_server(certificate: &CertificateDer<'_>) -> Vec<&'static str> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
         return Vec::new();
     };
     let constraints = certificate.basic_constraints().ok().flatten();
     let mut doubts = Vec::new();
-    // What `openssl req -x509` makes unless it is told otherwise. Curl, Go and docker let it pass, if it is trusted.
+    // Created by `openssl req -x509` by default. Curl, Go and docker accept it, if it is trusted.
     if constraints.is_some_and(|c| c.value.ca) {
         doubts.push(
             "it is a certificate authority's (CA:TRUE), which cachectl and other clients built on rustls do not take from a server; \
@@ -28,7 +28,7 @@ pub(super) fn of_server(certificate: &CertificateDer<'_>) -> Vec<&'static str> {
     doubts
 }
 
-/// When the first of these certificates ends, in seconds since 1970.
+/// The earliest expiry of these certificates, in seconds since 1970.
 pub(super) fn first_end(chain: &[CertificateDer<'_>]) -> Option<i64> {
     let ends = chain.iter().filter_map(|certificate| {
         let (_, certificate) = X509Certificate::from_der(certificate).ok()?;

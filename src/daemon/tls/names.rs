@@ -6,12 +6,13 @@ use x509_parser::{
     prelude::{FromDer as _, X509Certificate},
 };
 
-/// Longest name that is taken, as of users in a file.
+/// Longest accepted name, as for users in a file.
 const MAX_NAME_BYTES: usize = 255;
 
-/// Its one common name, else its first DNS name, else its first URI (SPIFFE); `None` for a certificate that names nobody.
+/// Its only common name, else its first DNS name, else its first URI (SPIFFE); `None` for a certificate without a name.
 ///
-/// Several common names are none: each reader could take another one for the name. The chain must have been verified before.
+/// Several common names are treated as none, since readers could disagree on which one counts. The chain must have been
+/// verified before.
 pub(super) fn client_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let mut common = certificate.subject().iter_common_name();
@@ -36,7 +37,7 @@ pub(super) fn client_name(certificate: &CertificateDer<'_>) -> Option<String> {
     found.map(str::to_owned)
 }
 
-/// A name that rules and logs can hold, and that stands for nobody else.
+/// Returns true if a name can be used in rules and logs, and has no special meaning.
 fn fits(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
@@ -85,7 +86,7 @@ mod tests {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "ci");
-        // The same type again, which the maker does not notice.
+        // The same type again, which the certificate library does not notice.
         let again = DnType::CustomDnType(vec![2, 5, 4, 3]);
         params.distinguished_name.push(again, "admin");
         params.subject_alt_names = vec![dns("a.example")];

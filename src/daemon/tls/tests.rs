@@ -9,7 +9,7 @@ use tokio_rustls::{TlsConnector, client};
 
 use super::*;
 
-/// An authority with what it signs.
+/// An authority, and the certificates it signs.
 struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -112,7 +112,7 @@ fn client(
     TlsConnector::from(Arc::new(config))
 }
 
-/// One connection; the client says a byte, since in TLS 1.3 it may think all is well before the server has looked.
+/// One connection; the client sends a byte, since with TLS 1.3 it may report success before the server has checked it.
 async fn meet(
     acceptor: &Acceptor,
     connector: &TlsConnector,

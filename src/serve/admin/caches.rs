@@ -1,4 +1,4 @@
-//! What was done about cache manifests of BuildKit, shown as metrics.
+//! Statistics of BuildKit cache manifests, shown as metrics.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ use prometheus_client::{
 
 use crate::{metrics::Collector, ops::cache_tags::CacheTags};
 
-/// The counts of a registry's cache tags; asked at each look.
+/// The counts of a registry's cache tags, read at each scrape.
 pub struct Caches(Arc<CacheTags>);
 
 impl Caches {

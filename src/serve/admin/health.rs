@@ -1,4 +1,4 @@
-//! How the daemon is: where in its life, and which of its stores can be reached.
+//! Daemon health: lifecycle phase and store reachability.
 
 use std::{
     fmt,
@@ -14,17 +14,17 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::{metrics, serve::refused::Refused, store::ErrorKind};
 
-/// A push that was refused says nothing of now after this long.
+/// A refused push is no longer relevant after this long.
 const REFUSED: Duration = Duration::from_mins(10);
 
-/// Where in its life the daemon is.
+/// The daemon's lifecycle phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It takes no requests yet.
+    /// It does not accept requests yet.
     Starting,
-    /// It takes requests.
+    /// It accepts requests.
     Ready,
-    /// It ends: requests under way and the queue first.
+    /// It is shutting down: active requests and the queue are finished first.
     Draining,
 }
 
@@ -38,34 +38,34 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A store that cannot be reached.
+/// A store that is unreachable.
 #[derive(Debug, Clone, Copy)]
 struct Trouble {
     kind: ErrorKind,
     since: Instant,
 }
 
-/// One store, as it was last seen.
+/// The last known state of one store.
 #[derive(Debug, Clone)]
 struct Seen {
     name: String,
     trouble: Option<Trouble>,
 }
 
-/// What probes are told. Setting and asking never wait for a store.
+/// What probes report. Setting and reading it never wait for a store.
 #[derive(Debug)]
 pub struct Health {
     phase: Mutex<Phase>,
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
-    /// Why and when a push was refused, if that was the last one's end.
+    /// Why and when a push was refused, if the last one was.
     refused: Mutex<Option<(Refused, Instant)>>,
     set_aside: OnceLock<SetAside>,
     started: Instant,
     shown: metrics::Phase,
 }
 
-/// Counts what was acknowledged and cannot be sent any more.
+/// Counts acknowledged data that can no longer be sent.
 struct SetAside(Box<dyn Fn() -> u64 + Send + Sync>);
 
 impl fmt::Debug for SetAside {
@@ -74,7 +74,7 @@ impl fmt::Debug for SetAside {
     }
 }
 
-/// Tells the health of one store.
+/// Reports the health of one store.
 #[derive(Debug, Clone)]
 pub struct StoreHealth {
     health: Arc<Health>,
@@ -82,7 +82,7 @@ pub struct StoreHealth {
 }
 
 impl Health {
-    /// A daemon that is starting; `shown` follows what is set here.
+    /// A daemon that is starting; `shown` mirrors its phase.
     pub fn new(shown: metrics::Phase) -> Arc<Self> {
         Arc::new(Self {
             phase: Mutex::new(Phase::Starting),
@@ -95,7 +95,7 @@ impl Health {
         })
     }
 
-    /// Goes on to the next part of life.
+    /// Enters the next phase.
     pub fn set(&self, phase: Phase) {
         *lock(&self.phase) = phase;
         self.was_ready.fetch_or(phase == Phase::Ready, Relaxed);
@@ -103,7 +103,7 @@ impl Health {
         self.shown.draining.set((phase == Phase::Draining).into());
     }
 
-    /// Where in its life it is.
+    /// The current phase.
     pub fn phase(&self) -> Phase {
         *lock(&self.phase)
     }
@@ -113,12 +113,12 @@ impl Health {
         self.was_ready.load(Relaxed)
     }
 
-    /// How long the process has lived.
+    /// How long the process has been running.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Adds a store, by what anybody may know of it (`local`, `remote`); it counts as reachable until somebody says otherwise.
+    /// Adds a store, under its public name (`local`, `remote`); it counts as reachable until reported otherwise.
     pub fn store(self: &Arc<Self>, name: &str) -> StoreHealth {
         let mut stores = lock(&self.stores);
         stores.push(Seen {
@@ -131,7 +131,7 @@ impl Health {
         }
     }
 
-    /// Notes how a push ended: refused, or taken.
+    /// Records the result of a push: refused, or accepted.
     pub fn pushed(&self, refused: Option<Refused>) {
         let now = refused.map(|why| (why, Instant::now()));
         let was = std::mem::replace(&mut *lock(&self.refused), now);
@@ -144,27 +144,27 @@ impl Health {
         }
     }
 
-    /// Shows what `count` says was set aside; the first call counts. It must be quick.
+    /// Shows what `count` reports as set aside; only the first call has an effect. `count` must be fast.
     pub fn show_set_aside(&self, count: impl Fn() -> u64 + Send + Sync + 'static) {
         // A daemon has one queue.
         let _ = self.set_aside.set(SetAside(Box::new(count)));
     }
 
-    /// Why the last push was refused, if it was, a short while ago.
+    /// Why the last push was refused, if that was recent.
     fn refused(&self) -> Option<Refused> {
         let last = lock(&self.refused).filter(|(_, at)| at.elapsed() < REFUSED);
         last.map(|(why, _)| why)
     }
 
-    /// Brings the gauge up to date that says whether anything is wrong.
+    /// Updates the gauge that shows whether anything is wrong.
     pub(super) fn show(&self) {
         let any = lock(&self.stores).iter().any(|seen| seen.trouble.is_some());
         let degraded = any || self.refused().is_some();
         self.shown.degraded.set(degraded.into());
     }
 
-    /// What a ready daemon says to anybody: `ok`, or `degraded` with a line for each store that is unreachable, without the reason, and
-    /// one while pushes are refused; then a line while anything is set aside.
+    /// The status of a ready daemon, without authentication: `ok`, or `degraded` with a line for each unreachable store,
+    /// without the reason, and one while pushes are refused; then a line while anything is set aside.
     pub(super) fn said(&self) -> String {
         let mut away = String::new();
         for (name, trouble) in self.stores() {
@@ -180,7 +180,7 @@ impl Health {
         } else {
             format!("degraded, serving what is at hand\n{away}")
         };
-        // No outage: it is over, and has an alert of its own.
+        // Not an outage: it has already happened, and has its own alert.
         if let Some(n @ 1..) = self.set_aside.get().map(|aside| (aside.0)()) {
             let _ = writeln!(
                 said,
@@ -190,7 +190,7 @@ impl Health {
         said
     }
 
-    /// The stores, and what is wrong with each.
+    /// The stores, and the problem of each.
     pub(super) fn stores(&self) -> Vec<(String, Option<String>)> {
         let stores = lock(&self.stores);
         let shown = stores.iter().map(|seen| {
@@ -205,12 +205,12 @@ impl Health {
 }
 
 impl StoreHealth {
-    /// It answers.
+    /// The store answers.
     pub fn reachable(&self) {
         self.see(None, "");
     }
 
-    /// It cannot be reached, or not used; since when is kept while that lasts. `why` goes to the log.
+    /// The store is unreachable or unusable; the time at which that began is kept while it lasts. `why` is logged.
     pub fn away(&self, kind: ErrorKind, why: &str) {
         self.see(Some(kind), why);
     }
@@ -243,7 +243,7 @@ impl StoreHealth {
     }
 }
 
-/// In words for whoever may not see more: names of hosts and folders stay in the log.
+/// A description for unprivileged callers: names of hosts and folders are only logged.
 fn describe(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::NoSuchStore => "does not exist",
@@ -261,6 +261,6 @@ fn describe(kind: ErrorKind) -> &'static str {
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing can panic while one is held.
+    // Nothing can panic while the lock is held.
     of.lock()
 }

@@ -1,13 +1,14 @@
-//! The admin door: how the daemon is, for probes, for Prometheus and for people.
+//! The admin door: the daemon's status for probes, Prometheus and people.
 //!
-//! - `/livez`: 200 as long as the process answers at all.
-//! - `/readyz`: 200 while requests are taken, and says in its body when a store is unreachable or has no room; 503 while starting or draining.
-//! - `/startupz`: 503 until it was ready once, then 200 for good.
-//! - `/metrics`: the numbers of [`crate::metrics`].
-//! - `/`: a page for people, without script.
+//! - `/livez`: 200 as long as the process answers.
+//! - `/readyz`: 200 while requests are accepted; its body says if a store is unreachable or full. 503 while starting or
+//!   draining.
+//! - `/startupz`: 503 until the daemon was ready once, then always 200.
+//! - `/metrics`: the metrics of [`crate::metrics`].
+//! - `/`: a status page for people, without scripts.
 //!
-//! No answer asks a store: what is known of stores was found out before, in the background ([`Health`]), so that a store
-//! that hangs hangs no probe. Repositories, tags and digests are named nowhere here.
+//! Answers never depend on a request to a store: the state of stores is determined in the background ([`Health`]), so that a
+//! hanging store does not make probes hang. Repositories, tags and digests are never shown here.
 
 use std::{fmt, sync::Arc};
 
@@ -36,15 +37,15 @@ use super::{
 };
 use crate::metrics::Metrics;
 
-/// What an orchestrator asks, who cannot log in.
+/// Endpoints for orchestrators, which cannot authenticate.
 const PROBES: [&str; 3] = ["/livez", "/readyz", "/startupz"];
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-/// What Prometheus' text format is called (exposition formats, "Basic info").
+/// Content type of Prometheus' text format (exposition formats, "Basic info").
 const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Brings gauges up to date that nobody counts: done before each look at them, so it must be quick.
+/// Updates gauges that are not counted continuously: called before each scrape, so it must be fast.
 pub type Refresh = Box<dyn Fn(&Metrics) + Send + Sync>;
 
 /// Answers for the daemon itself.
@@ -62,8 +63,9 @@ impl fmt::Debug for Admin {
 }
 
 impl Admin {
-    /// Shows `health`, and `metrics` after `refresh`: alone at addresses of its own to everybody; beside other doors to callers who may
-    /// read every repository, since numbers of the whole store tell, for instance, whether pushed bytes were known already.
+    /// Shows `health`, and `metrics` after `refresh`: at its own addresses to everybody; beside other doors only to callers who
+    /// may read every repository, since metrics of the whole store reveal, for instance, whether pushed bytes were already
+    /// known.
     pub fn new(
         health: Arc<Health>,
         metrics: Arc<Metrics>,
@@ -78,12 +80,12 @@ impl Admin {
         }
     }
 
-    /// All numbers as they are now, in the text of `/metrics`.
+    /// All current metrics, in the text format of `/metrics`.
     pub fn numbers(&self) -> String {
         self.refreshed().encode()
     }
 
-    /// Returns true if whoever asks needs no right.
+    /// Returns true if the caller needs no right.
     fn is_open(&self, path: &str) -> bool {
         self.is_alone || PROBES.contains(&path)
     }

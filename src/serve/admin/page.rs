@@ -1,4 +1,4 @@
-//! The page for people: the few numbers that say whether all is well, and where the others are.
+//! The status page for people: the few numbers that show whether all is well, and links to the others.
 
 use std::fmt::Write as _;
 
@@ -42,7 +42,7 @@ pub(super) fn render(health: &Health, metrics: &Metrics) -> String {
     ] {
         let _ = write!(page, "<tr><th>{name}<td>{value}");
     }
-    // Of a store alone nobody counts them: `cachectl du` does.
+    // For a single store these are not counted continuously: `cachectl du` computes them.
     let (used, limit) = (metrics.disk.used.get(), metrics.disk.limit.get());
     if used > 0 || limit > 0 {
         let _ = write!(page, "<tr><th>Bytes in the local cache directory<td>{used}");

@@ -1,4 +1,4 @@
-//! The counts that stores keep themselves, shown as metrics.
+//! Statistics that stores collect themselves, shown as metrics.
 
 use std::{fmt, sync::Arc};
 
@@ -12,17 +12,17 @@ use crate::{
     store::wrap::counters::{Counters, Snapshot},
 };
 
-/// The stores of a daemon; asked at each look.
+/// The stores of a daemon, read at each scrape.
 #[derive(Debug)]
 pub struct Stores(Vec<Arc<Counters>>);
 
 type Label = (&'static str, &'static str);
 
-/// One number: which store's, what sets it apart from its siblings, and how large it is.
+/// One value: the store's tier, the labels that distinguish it, and the number.
 struct Row(&'static str, Vec<Label>, u64);
 
 impl Stores {
-    /// Shows the counts of each; no two are of one tier.
+    /// Shows the counts of each; no two stores have the same tier.
     pub fn new(counters: Vec<Arc<Counters>>) -> Self {
         Self(counters)
     }
@@ -33,7 +33,7 @@ impl Stores {
     }
 }
 
-/// What one metric shows of a tier.
+/// What one metric shows for a tier.
 type Rows = fn(&Snapshot) -> Vec<(Vec<Label>, u64)>;
 
 impl Collector for Stores {

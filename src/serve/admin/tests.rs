@@ -283,7 +283,7 @@ async fn gauges_that_nobody_counts_are_brought_up_to_date_at_each_look() {
     }
 }
 
-/// What comes back to a stranger, on a network where nobody is known.
+/// The answer to an anonymous caller, on a network without authenticated callers.
 async fn asked(door: Admin, method: Method, path: &str) -> Response<Body> {
     let grant = Rule {
         principals: vec![ANONYMOUS.to_owned()],
@@ -323,7 +323,7 @@ async fn beside_other_doors_numbers_are_for_whoever_reads_everything_and_probes_
         ("/livez", 200),
         ("/metrics", 403),
         ("/", 403),
-        // Another door's.
+        // A path of another door.
         ("/metrics/x", 404),
     ] {
         let response = asked(door_that(false).admin, Method::GET, path).await;

@@ -1,4 +1,4 @@
-//! Watches stores in the background, so that no probe asks one.
+//! Watches stores in the background, so that no probe has to ask one.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -14,17 +14,17 @@ use crate::{
     task,
 };
 
-/// Longest wait for a store that is only asked whether it is there.
+/// Maximum wait for a store to answer whether it is reachable.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Asks a store every `pause` whether it is there, and whether `folder` can be written to, for ever.
+/// Checks every `pause` whether a store is reachable, and whether `folder` is writable; never returns.
 pub async fn watch(
     store: Arc<dyn RepoStore>,
     folder: Option<PathBuf>,
     health: StoreHealth,
     pause: Duration,
 ) {
-    // Of no bytes: whether it is there does not matter.
+    // The digest of no bytes: it does not matter whether it is stored.
     let nothing = Digest::sha256_of(b"");
     let mut is_explained = false;
     loop {
@@ -35,7 +35,7 @@ pub async fn watch(
         } else {
             let why = format!("no answer within {}s", PATIENCE.as_secs());
             health.away(ErrorKind::Timeout, &why);
-            // It is tried again below; what it was comes when that is over.
+            // It is retried below; its result is reported when it ends.
             let late = asked.await;
             if let (Err(error), false) = (&late, is_explained) {
                 tracing::warn!(%error, "Why the store does not answer");
@@ -58,7 +58,7 @@ pub async fn watch(
     }
 }
 
-/// Says every `pause` whether a folder in front of a remote store can be written to, for ever.
+/// Checks every `pause` whether the local cache directory of a remote store is writable; never returns.
 pub async fn watch_folder(folder: PathBuf, health: StoreHealth, pause: Duration) {
     loop {
         match may_write(folder.clone()).await {
@@ -69,13 +69,13 @@ pub async fn watch_folder(folder: PathBuf, health: StoreHealth, pause: Duration)
     }
 }
 
-/// Reading goes on from a file system that became read-only, as many do after an error.
+/// Reading continues to work on a file system that became read-only, as many do after an error.
 async fn may_write(folder: PathBuf) -> Result<()> {
     let may = task::blocking(move || fs::may_write(&folder)).await;
     may.map_err(|e| Error::io("write", e))
 }
 
-/// Shows a remote store behind a folder as the folder finds it, for ever: both go by the same probes.
+/// Shows a remote store as its local cache directory sees it; never returns: both use the same probes.
 pub async fn follow(backlog: Arc<dyn Backlog>, health: StoreHealth) {
     loop {
         let now = backlog.remote();

@@ -1,8 +1,8 @@
-//! What a request knows of its connection.
+//! State of a connection that its requests share.
 //!
-//! A response that nobody reads is never asked for more, so nothing that happens to its body ends it: the connection is
-//! ended. While the client takes nothing, no response on the connection gives the server more to keep for it. And a connection
-//! of which all requests wait for their client rests: others may have its place.
+//! The server does not ask a response for more while its client reads nothing, so nothing that happens to the body can end it:
+//! the connection is ended instead. While the client reads nothing, no response on the connection makes the server buffer more
+//! for it. And if all requests of a connection wait for their client, the connection is idle: others may have its slot.
 
 use std::{
     sync::Arc,
@@ -14,14 +14,14 @@ use axum::http::Extensions;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::Notify, time::Instant};
 
-/// A connection, as its requests see it; among their extensions.
+/// A connection, as its requests see it; part of their extensions.
 #[derive(Debug, Clone, Default)]
 pub struct Connection(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     end: Notify,
-    /// Whom to wake once the client reads on; `None` while it reads.
+    /// Tasks to wake when the client resumes reading; `None` while it reads.
     blocked: Mutex<Option<Vec<Waker>>>,
     requests: Mutex<Requests>,
 }
@@ -29,9 +29,9 @@ struct Inner {
 #[derive(Debug)]
 struct Requests {
     open: usize,
-    /// Of them, those that wait for their client.
+    /// How many of them wait for their client.
     waiting: usize,
-    /// Of those, uploads.
+    /// How many of those are uploads.
     sending: usize,
     /// When the last one ended, or began to wait.
     since: Instant,
@@ -48,18 +48,18 @@ impl Default for Requests {
     }
 }
 
-/// What a connection that the daemon does nothing for is good for.
+/// What a connection is used for while the daemon does nothing for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rest {
-    /// Uploads that come slowly, and no more: to break one off costs its client what is sent again.
+    /// Slow uploads and nothing else: aborting one makes its client send the data again.
     Sending,
     /// Its requests wait for their client, which sends slowly or does not read.
     Waiting,
-    /// It has no request.
+    /// No request at all.
     Empty,
 }
 
-/// A request, until the last byte of its answer.
+/// A request, until the last byte of its response.
 #[derive(Debug)]
 pub struct InProgress(Connection);
 
@@ -71,7 +71,7 @@ pub struct WaitsForClient {
 }
 
 impl Connection {
-    /// That of the request; where nobody put one, one that ends nothing and is never blocked.
+    /// The connection of the request; if none was set, one that ends nothing and is never blocked.
     pub fn of(extensions: &Extensions) -> Self {
         extensions.get::<Self>().cloned().unwrap_or_default()
     }
@@ -81,12 +81,12 @@ impl Connection {
         self.0.end.notify_one();
     }
 
-    /// Ends when the connection is to end. Cancel-safe.
+    /// Returns when the connection is to end. Cancel-safe.
     pub async fn ends(&self) {
         self.0.end.notified().await;
     }
 
-    /// Notes that the client stopped reading, or goes on.
+    /// Notes that the client stopped or resumed reading.
     pub(super) fn set_blocked(&self, is_blocked: bool) {
         let waiting = std::mem::replace(&mut *self.blocked(), is_blocked.then(Vec::new));
         waiting.into_iter().flatten().for_each(Waker::wake);
@@ -110,12 +110,12 @@ impl Connection {
         InProgress(self.clone())
     }
 
-    /// Notes that a request waits for its client, since then.
+    /// Notes that a request has been waiting for its client since that moment.
     pub(super) fn wait_for_client(&self, since: Instant) -> WaitsForClient {
         self.wait(since, false)
     }
 
-    /// The same for an upload that comes slowly.
+    /// The same for a slow upload.
     pub fn wait_for_upload(&self, since: Instant) -> WaitsForClient {
         self.wait(since, true)
     }
@@ -131,7 +131,7 @@ impl Connection {
         }
     }
 
-    /// Whether the daemon does nothing for it, and for how long.
+    /// Whether the daemon does nothing for it, and since how long.
     pub fn rests(&self) -> Option<(Rest, Duration)> {
         let requests = self.requests();
         let rest = match requests.open {

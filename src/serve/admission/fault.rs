@@ -1,4 +1,4 @@
-//! What a client did wrong while its request's body was received.
+//! Client faults while a request's body is received.
 
 use std::{error::Error as StdError, io, time::Duration};
 
@@ -6,22 +6,22 @@ use axum::http::StatusCode;
 
 use crate::progress::span;
 
-/// Why a body ended early. None of it is a fault of the daemon or its store.
+/// Why a body ended early. None of these is a fault of the daemon or its store.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Nothing came for this long.
+    /// Nothing arrived for this long.
     #[error("the client sent nothing for {}", span(*.0))]
     Silent(Duration),
-    /// Not all of it came within this time.
+    /// The body was not complete within this time.
     #[error("the request's body took longer than {}", span(*.0))]
     Slow(Duration),
-    /// Too many clients sent slowly, and this caller most of them.
+    /// Too many clients sent slowly, and this caller has most of them.
     #[error("too many slow requests of this caller")]
     Crowded,
     /// The connection ended.
     #[error("the client broke off: {0}")]
     Gone(String),
-    /// What came is not HTTP.
+    /// The received data is not HTTP.
     #[error("the request's body cannot be read: {0}")]
     Nonsense(String),
 }
@@ -34,7 +34,7 @@ impl Fault {
         while let Some(e) = cause {
             words = e.to_string();
             let kind = e.downcast_ref::<io::Error>().map(io::Error::kind);
-            // What hyper says of chunks that are none.
+            // Returned by hyper for invalid chunks.
             if matches!(
                 kind,
                 Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
@@ -46,7 +46,7 @@ impl Fault {
         Self::Gone(words)
     }
 
-    /// The status that it is answered with.
+    /// The status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Silent(_) | Self::Slow(_) => StatusCode::REQUEST_TIMEOUT,

@@ -1,4 +1,4 @@
-//! Clients that the daemon waits for: they hold no shared place, only memory, so their number is bounded.
+//! Clients that the daemon waits for: they hold no shared permit, only memory, so their number is limited.
 
 use std::{
     collections::HashMap,
@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use super::{Connection, Key, connection::WaitsForClient};
 use crate::{fair::lines, metrics::Waiting};
 
-/// A bounded number of clients that send slowly or do not read. One more is always let in: the longest there of whoever has
-/// most is cut instead; if callers without a name have over half of it, of those ([`Key::is_named`]).
+/// A limited number of clients that send slowly or do not read. A new entry is always admitted: if there is no room, the oldest
+/// entry of the caller with most entries is cut; if callers without a name have over half of the lane, the oldest of theirs
+/// ([`Key::is_named`]).
 #[derive(Clone)]
 pub struct Lane(Arc<Shared>);
 
@@ -40,7 +41,7 @@ struct Entry {
     cut: Arc<Cut>,
 }
 
-/// Whether an entry was cut, and who wants to know.
+/// Whether an entry was cut, and whom to wake then.
 #[derive(Default)]
 pub(super) struct Cut {
     done: AtomicBool,
@@ -57,7 +58,7 @@ impl Cut {
         self.done.load(Ordering::Acquire)
     }
 
-    /// Ready when it is cut; the last one who asked is woken.
+    /// Ready when it is cut; wakes only the task that asked last.
     pub(super) fn poll(&self, cx: &Context<'_>) -> Poll<()> {
         self.waker.register(cx.waker());
         if self.is_cut() {
@@ -67,29 +68,29 @@ impl Cut {
         }
     }
 
-    /// Ends when it is cut. Cancel-safe.
+    /// Returns when it is cut. Cancel-safe.
     pub(super) async fn done(&self) {
         poll_fn(|cx| self.poll(cx)).await;
     }
 }
 
-/// An entry of a lane; dropped, it has left.
+/// An entry of a lane, which leaves when dropped.
 #[must_use]
 pub struct Parked {
     shared: Arc<Shared>,
     number: u64,
     cut: Arc<Cut>,
-    /// While its request waits for the client.
+    /// Set while its request waits for the client.
     waits: Option<WaitsForClient>,
 }
 
 impl Lane {
-    /// Room for `most` entries.
+    /// A lane for `most` entries.
     pub fn new(most: usize) -> Self {
         Self::counted(most, Waiting::default())
     }
 
-    /// The same, shown in `counts`.
+    /// The same, counted in `counts`.
     pub fn counted(most: usize, counts: Waiting) -> Self {
         Self(Arc::new(Shared {
             most,
@@ -98,7 +99,7 @@ impl Lane {
         }))
     }
 
-    /// Lets one more in, and cuts another one where there is no room.
+    /// Admits one more, and cuts another one if there is no room.
     pub fn park(&self, key: Key) -> Parked {
         let cut = Arc::new(Cut::default());
         let mut state = self.0.state.lock();
@@ -132,26 +133,26 @@ impl Lane {
         }
     }
 
-    /// The same for a request that only waits for its client, on this connection since then.
+    /// The same for a request that has been waiting only for its client since that moment, on this connection.
     pub fn park_on(&self, key: Key, connection: &Connection, since: Instant) -> Parked {
         let mut parked = self.park(key);
         parked.waits = Some(connection.wait_for_client(since));
         parked
     }
 
-    /// The same for an upload that comes slowly.
+    /// The same for a slow upload.
     pub(super) fn park_upload(&self, key: Key, connection: &Connection) -> Parked {
         let mut parked = self.park(key);
         parked.waits = Some(connection.wait_for_upload(Instant::now()));
         parked
     }
 
-    /// Entries that are there.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.0.state.lock().entries.len()
     }
 
-    /// Says whether nobody is there.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -183,22 +184,22 @@ impl Shared {
 }
 
 impl Parked {
-    /// Says whether its request waits for the client.
+    /// Returns true if its request waits for the client.
     pub(super) fn waits(&self) -> bool {
         self.waits.is_some()
     }
 
-    /// Says whether it was cut.
+    /// Returns true if it was cut.
     pub fn is_cut(&self) -> bool {
         self.cut.is_cut()
     }
 
-    /// Ready when it is cut; the last one who asked is woken.
+    /// Ready when it is cut; wakes only the task that asked last.
     pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         self.cut.poll(cx)
     }
 
-    /// Ends when it is cut. Cancel-safe.
+    /// Returns when it is cut. Cancel-safe.
     pub async fn cut(&self) {
         self.cut.done().await;
     }
@@ -244,7 +245,7 @@ mod tests {
         assert!(named.iter().all(|p| !p.is_cut()));
         let cut: Vec<bool> = crowd.iter().map(Parked::is_cut).collect();
         assert_eq!(cut, [[true; 7].as_slice(), &[false; 2]].concat());
-        // A third one has most, and the crowd no more than its half.
+        // The third one has most, and unnamed callers have no more than their half.
         let third = lane.park(key("a"));
         assert!(named[0].is_cut() && !named[1].is_cut() && !third.is_cut());
         assert!(crowd[7..].iter().all(|p| !p.is_cut()));

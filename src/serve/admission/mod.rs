@@ -1,16 +1,16 @@
 //! Admission: how much of the daemon one caller may hold, decided in one module in front of all protocols.
 //!
-//! - Holds: [`Pool`]s of places that are shared fairly between callers, [`Lane`]s of slow clients that hold no place, the
-//!   limits of time for bodies in both directions.
-//! - Enters: a caller's [`Key`], requests' and responses' bodies.
+//! - Holds: [`Pool`]s of permits that callers share fairly, [`Lane`]s of slow clients that hold no permit, the time limits for
+//!   bodies in both directions.
+//! - Enters: a caller's [`Key`], bodies of requests and responses.
 //! - Leaves: a [`Ticket`] or [`Permit`]; or [`Full`] or a [`Fault`], which a protocol answers in its own terms (429, 408,
 //!   400, `RESOURCE_EXHAUSTED`).
-//! - Deliberately absent: who a caller is (`serve::auth`), routes, error bodies, sockets.
+//! - Deliberately absent: identifying callers (`serve::auth`), routes, error bodies, sockets.
 //!
-//! The rule: a place of work is held only while the daemon itself works for a request whose caller is known, never while a client
-//! sends or reads, however fast it is. Bytes on their way hold a place among [`Transfers`], which whoever holds most loses to those who hold
-//! fewer. While a client sends slowly, or does not read, its request waits in a lane, which is bounded by cutting off the
-//! client that has been there longest of whoever has most there.
+//! The rule: a work permit is held only while the daemon itself works for a request of an identified caller, never while a
+//! client sends or reads, however fast it is. Bytes in transit hold a slot of [`Transfers`], which the caller with most slots
+//! loses to callers with fewer. While a client sends slowly, or does not read, its request waits in a lane. The length of a
+//! lane is limited by cutting off a client of the caller with most entries there, the one that has been waiting longest.
 
 use std::{
     fmt,
@@ -40,71 +40,72 @@ pub use transfers::{Transfer, Transfers};
 use crate::metrics;
 use respond::Responses;
 
-/// Longest silence of a client in the middle of an upload, or that does not read its response, unless set otherwise.
+/// Maximum silence of a client in the middle of an upload, or while it does not read its response, unless configured otherwise.
 pub const CLIENT_STALL: Duration = Duration::from_mins(10);
-/// Requests to the registry that are worked on at once, and besides blobs that are received or sent at once, unless set otherwise.
+/// Registry requests that are processed at once, and in addition blobs received or sent at once, unless configured otherwise.
 pub const REQUESTS: usize = 512;
 
-/// Requests for tokens at once: each may wait for a password to be checked, and takes some kilobytes.
+/// Concurrent token requests: each may wait for a password check, and takes a few kilobytes.
 const TOKENS: usize = 16;
-/// Manifests of more than 64 KiB that are read or parsed at once: as much as they have is in memory once more.
+/// Manifests of more than 64 KiB that are read or parsed at once: each takes its size in memory once more.
 const LARGE_MANIFESTS: usize = 8;
-/// Manifests and lists of more than 64 KiB that are in memory, from their 64th KiB on until they are stored or sent: up to 4 MiB each.
+/// Manifests and lists of more than 64 KiB in memory, from their 64th KiB until they are stored or sent: up to 4 MiB each.
 const LARGE_TRANSFERS: usize = 16;
-/// After so long one of them gives way to a caller that has none.
+/// After this long one of them gives way to a caller that has none.
 const LONG: Duration = Duration::from_secs(10);
-/// Short answers to requests that are being sent: up to 64 KiB each are in memory.
+/// Short responses that are being sent: up to 64 KiB of memory each.
 const ANSWERS: usize = 1024;
-/// Manifests that are looked up at once: a small one is read there, and one of up to 4 MiB where a store does not say its size before.
+/// Concurrent manifest lookups: a small manifest is read during the lookup, and so is one of up to 4 MiB if the store does not
+/// report its size first.
 const READS: usize = 16;
-/// Lists that are made at once: each reads up to 4 MiB at a time, and as much again is parsed or listed.
+/// Concurrently created lists: each reads up to 4 MiB at a time, and parses or lists as much again.
 const LISTS: usize = 8;
-/// Merges of caches at once; how many of them compute is for `ops::cache_tags` to say.
+/// Concurrent merges of caches; `ops::cache_tags` limits how many of them compute.
 const MERGES: usize = 16;
-/// Control calls that work at once, and how many more only for callers without one.
+/// Control calls that work at once, and how many more are reserved for callers without one.
 const CONTROL: usize = 4;
 const CONTROL_SPARE: usize = 1;
-/// Requests that wait for a place, all of them and those of one caller: some kilobytes each.
+/// Requests that wait for a permit, in total and per caller: a few kilobytes each.
 const QUEUE: Queue = Queue {
     total: 4096,
     each: 2048,
 };
-/// The same for places that are held for longer.
+/// The same for permits that are held for longer.
 const SMALL_QUEUE: Queue = Queue {
     total: 1024,
     each: 256,
 };
-/// Slow uploads: one holds a file and up to 16 KiB.
+/// Slow uploads: each holds a file and up to 16 KiB.
 const SLOW_UPLOADS: usize = 1024;
-/// Manifests that come slowly, and large ones that are read slowly: up to 4 MiB each are in memory.
+/// Manifests that arrive slowly, and large ones that are read slowly: up to 4 MiB of memory each.
 const SLOW_MANIFESTS: usize = 16;
-/// Forms and calls that are being received: up to 64 KiB each are in memory.
+/// Forms and calls that are being received: up to 64 KiB of memory each.
 const FORMS: usize = 256;
-/// Responses that nobody reads, and connections that nobody reads from: together up to 512 KiB each are in memory.
+/// Responses, and connections, whose clients do not read: together up to 512 KiB of memory each.
 const UNREAD: usize = 128;
-/// Open calls of the control API, and of health and reflection: some kilobytes each.
+/// Open calls of the control API, and of health and reflection: a few kilobytes each.
 const CALLS: usize = 256;
 const HEALTH: usize = 256;
 
 /// What is shared by all callers.
 pub struct Admission {
-    /// Places of requests to the registry.
+    /// Permits of registry requests.
     pub requests: Pool,
-    /// Places of requests for tokens.
+    /// Permits of token requests.
     pub tokens: Pool,
-    /// Places of large manifests that are read or parsed.
+    /// Permits of large manifests that are read or parsed.
     pub large_manifests: Pool,
-    /// Bodies and blobs that are on their way.
+    /// Bodies and blobs in transit.
     pub transfers: Transfers,
-    /// Large manifests and lists that are in memory.
+    /// Large manifests and lists in memory.
     pub large_transfers: Transfers,
-    /// Places of manifests that are looked up, until it is known how large they are.
+    /// Permits of manifest lookups, until the size of the manifest is known.
     pub reads: Pool,
-    /// Places of lists of tags and referrers, until they are made.
+    /// Permits of lists of tags and referrers, until they are created.
     pub lists: Pool,
-    /// Places of merges.
+    /// Permits of merges.
     pub merges: Pool,
-    /// Places of control calls that work.
+    /// Permits of control calls that work.
     pub control: Pool,
     /// Open calls of the control API.
     pub calls: Lane,
@@ -132,7 +133,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Places for so many `requests` at once, and patience with silent clients; counted in `counts`.
+    /// Permits for `requests` concurrent requests, and a limit on clients' silence; counted in `counts`.
     pub fn new(requests: usize, stall: Duration, counts: &metrics::Admission) -> Self {
         let lane = |most, counts: &metrics::Waiting| Lane::counted(most, counts.clone());
         let manifests = lane(SLOW_MANIFESTS, &counts.manifests);
@@ -166,24 +167,24 @@ impl Admission {
         admission
     }
 
-    /// From now on so many requests are worked on, and so many transfers under way, at once.
+    /// Sets how many requests are processed, and how many transfers are in progress, at once.
     pub fn resize(&self, requests: usize) {
         self.requests.resize(requests);
         self.transfers.places().resize(requests);
     }
 
-    /// From now on clients may be silent for so long.
+    /// Sets the maximum silence of clients.
     pub fn set_stall(&self, stall: Duration) {
         let ms = u64::try_from(stall.as_millis()).unwrap_or(u64::MAX);
         self.stall.store(ms, Ordering::Relaxed);
     }
 
-    /// Longest silence of a client.
+    /// Maximum silence of a client.
     pub fn stall(&self) -> Duration {
         Duration::from_millis(self.stall.load(Ordering::Relaxed))
     }
 
-    /// Looks after clients that do not read, as long as it is polled; ends never.
+    /// Watches clients that do not read, as long as it is polled; never returns.
     pub async fn watch(&self) {
         self.responses.watch(|| self.stall()).await;
     }

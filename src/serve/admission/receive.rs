@@ -1,5 +1,5 @@
-//! Requests' bodies: none has a place of work before its last byte, one that comes slowly has no place at all, and one whose client is silent
-//! is given up.
+//! Bodies of requests: none holds a work permit before its last byte, a slow one holds no permit at all, and one whose client
+//! is silent is abandoned.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -15,18 +15,18 @@ use crate::{
     store::{ByteStream, Error, ErrorKind},
 };
 
-/// A body is slow that brings less than this within [`WINDOW`].
+/// A body is slow if it brings less than this within [`WINDOW`].
 const LEAST: usize = 64 << 10;
 const WINDOW: Duration = Duration::from_secs(1);
 
 impl Ticket {
-    /// The body of an upload: it may take as long as it likes, but not be silent.
+    /// The body of an upload: its duration is not limited, but its client must not be silent.
     pub fn receive(&self, body: Body) -> ByteStream {
         let lane = self.admission().uploads.clone();
         self.stream(body, lane, None)
     }
 
-    /// A body that is gathered in memory, and must be whole within `limit`.
+    /// A body that is collected in memory, and must be complete within `limit`.
     pub fn receive_within(&self, body: Body, limit: Duration) -> ByteStream {
         let lane = self.admission().manifests.clone();
         self.stream(body, lane, Some(limit))
@@ -60,25 +60,25 @@ impl Ticket {
     }
 }
 
-/// A body on its way.
+/// A body in transit.
 struct Receiving {
     pieces: BodyDataStream,
     ticket: Ticket,
     lane: Lane,
-    /// Whether it has begun: a body that is empty does not.
+    /// Whether it has begun: an empty body never does.
     moves: bool,
-    /// While it is slow.
+    /// Set while it is slow.
     parked: Option<Parked>,
-    /// When the bytes that came are looked at again.
+    /// When the received bytes are counted again.
     window: Instant,
     came: usize,
-    /// When the last piece was handed on: what whoever gets it takes for it is not the client's time.
+    /// When the last piece was handed on: time that the consumer takes for it does not count as the client's.
     handed: Instant,
     limit: Option<(Instant, Duration)>,
 }
 
 impl Receiving {
-    /// Takes a place among transfers instead of one of work, which is for others until the last byte is here.
+    /// Exchanges the work permit for a slot among transfers, until the last byte is here.
     async fn begin(&mut self) -> Result<(), Fault> {
         self.moves = true;
         let place = self.ticket.transfer().await;
@@ -136,7 +136,7 @@ impl Receiving {
         }
     }
 
-    /// Counts what came: a body that is fast again goes on among the others.
+    /// Counts received bytes: a body that is fast again rejoins the others.
     async fn count(&mut self, bytes: usize) {
         if self.parked.is_none() {
             self.came = self.came.saturating_add(bytes);
@@ -155,7 +155,7 @@ impl Receiving {
         }
     }
 
-    /// Looks back at a window: a body that was slow gives its place back.
+    /// Evaluates a window: a body that was slow gives its slot back.
     fn look(&mut self) {
         if self.came < LEAST {
             let (key, connection) = (self.ticket.key().clone(), self.ticket.connection());
@@ -187,10 +187,10 @@ fn tell(caller: &Key, fault: &Fault) {
 }
 
 impl Admission {
-    /// Reads a small body whole, holding no place: at most `most` bytes and what came with the last of them, within `limit`.
+    /// Reads a small body whole, without a permit: at most `most` bytes and what arrived with the last of them, within `limit`.
     ///
     /// # Errors
-    /// What the client did wrong; a body that is too long is left to whoever reads it.
+    /// The client's fault; a body that is too long is left to the caller of this function.
     pub async fn gather(
         self: &Arc<Self>,
         (key, connection): (Key, &Connection),

@@ -1,8 +1,8 @@
-//! Responses' bodies: none has a place of work; one that its client does not read gives its place among transfers back, and is cut off in
-//! the end.
+//! Bodies of responses: none holds a work permit; one that its client does not read gives back its slot among transfers, and is
+//! cut off in the end.
 //!
-//! The server asks a body for more only when it has room, so a body learns nothing of a client that has stopped reading.
-//! One task looks at all of them once a second.
+//! The server asks a body for more only when it has room, so a body cannot notice that its client has stopped reading. One task
+//! checks all of them once a second.
 
 use std::{
     collections::HashMap,
@@ -23,19 +23,19 @@ use tokio::time::{Instant, Sleep, interval};
 use super::{Connection, Fault, Key, Lane, Parked, Ticket, connection::WaitsForClient};
 use crate::fair::lines;
 
-/// How often they are looked at.
+/// How often they are checked.
 const LOOK: Duration = Duration::from_secs(1);
-/// After so long a client has stopped reading: until then some 256 KiB are on their way to it.
+/// After this long a client counts as not reading: until then some 256 KiB are on their way to it.
 const UNREAD: Duration = Duration::from_secs(3);
-/// Longest piece that the server is given at once.
+/// Maximum size of a piece that is given to the server.
 const PIECE: usize = 256 << 10;
-/// Longest time for a client to read an answer that no request with a place made, such as a refusal: it is small.
+/// Maximum time for a client to read a response of a request without a permit, such as a refusal: it is small.
 const SMALL: Duration = Duration::from_secs(10);
 
 /// All responses that are being sent.
 pub(super) struct Responses {
     lane: Lane,
-    /// For those that keep a large manifest in memory.
+    /// For responses that keep a large manifest in memory.
     large: Lane,
     sending: Mutex<Sending>,
 }
@@ -54,29 +54,29 @@ struct Reader {
     state: Mutex<State>,
 }
 
-/// Whose client it is.
+/// What is sent to the client.
 enum Of {
-    /// Of a request that has a place.
+    /// The response of a request with a permit.
     Request(Ticket),
-    /// Of a call of gRPC, which has a place in a lane as long as it lasts.
+    /// The response of a gRPC call, which has an entry in a lane as long as it lasts.
     Call,
-    /// Of any other answer.
+    /// Any other response.
     Small,
-    /// Of a connection, whatever is written to it.
+    /// Everything that is written to a connection.
     Connection,
 }
 
-/// Marks a response whose client is looked after.
+/// Marks a response whose client is watched already.
 #[derive(Debug, Clone, Copy)]
 struct LookedAfter;
 
 #[derive(Default)]
 struct State {
-    /// Since when the client has had something to read that it was not seen to take; `None` while we owe it the next bytes.
+    /// Since when the client has had unread data without being seen to read it; `None` while the daemon owes it the next bytes.
     since: Option<Instant>,
-    /// Its place in a lane: while it does not read, or of a call or a short answer as long as that lasts.
+    /// Its entry in a lane: while it does not read; for a call or a short response as long as it lasts.
     parked: Option<Arc<Parked>>,
-    /// While it does not read.
+    /// Set while it does not read.
     waits: Option<WaitsForClient>,
 }
 
@@ -92,8 +92,8 @@ impl Reader {
         }
     }
 
-    /// Looks after the client: parks one that does not read, and hangs up on one that is silent for `stall`. Of a transfer that was cut
-    /// the response alone ends, once it is read on: its place was given to somebody else already.
+    /// Checks the client: parks it if it does not read, and closes the connection if it is silent for `stall`. A transfer that
+    /// was cut ends only the response itself, once it is read again: its slot has already been given to another one.
     fn look(&self, responses: &Responses, stall: Duration) {
         let stall = match self.of {
             Of::Small => stall.min(SMALL),
@@ -178,7 +178,7 @@ impl Responses {
     }
 }
 
-/// A response among all; dropped, it has ended.
+/// An entry in the list of responses, until it is dropped.
 struct Entry {
     responses: Arc<Responses>,
     number: u64,
@@ -192,8 +192,8 @@ impl Drop for Entry {
 }
 
 impl Ticket {
-    /// A response whose body holds the request's place among transfers until its last byte was taken, or nobody takes it; one without is a
-    /// short answer. The work is done.
+    /// A response whose body holds the request's slot among transfers until its last byte was read, or its client stops
+    /// reading; a response without a slot is a short one. The work is done.
     pub fn respond(self, response: Response<Body>) -> Response<Body> {
         self.end_work();
         let admission = self.admission().clone();
@@ -206,7 +206,8 @@ impl Ticket {
 }
 
 impl Responses {
-    /// A response whose client is looked after. That of a call, and a short answer, is `parked` from the start; a call may have an `end`.
+    /// A response whose client is watched. That of a call, and a short one, is `parked` from the start; a call may have an
+    /// `end`.
     fn send(
         self: &Arc<Self>,
         mut response: Response<Body>,
@@ -237,30 +238,30 @@ impl Responses {
     }
 }
 
-/// Whether the client of a connection takes what is written to it; dropped, the connection has ended.
+/// Whether the client of a connection reads what is written to it; the connection ends when this is dropped.
 pub struct Writer(Entry);
 
 impl Writer {
-    /// Notes that the client stopped reading, or goes on.
+    /// Notes that the client stopped or resumed reading.
     pub fn blocked(&self, is_blocked: bool) {
         self.0.reader.connection.set_blocked(is_blocked);
         let mut state = self.0.reader.state.lock();
         state.since = is_blocked.then(Instant::now);
         let parked = state.parked.take();
         drop(state);
-        // It leaves its lane, which has a lock of its own.
+        // Dropping it removes it from its lane, which has its own lock.
         drop(parked);
     }
 }
 
 impl super::Admission {
-    /// What is written to a connection of the caller `key`.
+    /// Everything that is written to a connection of the caller `key`.
     pub fn writer(&self, key: Key, connection: Connection) -> Writer {
         let (of, state) = (Of::Connection, State::default());
         Writer(self.responses.begin((key, connection), of, state))
     }
 
-    /// Any response, on its way to a client: one that nobody looks after yet, such as a refusal, must be read within 10 s.
+    /// Any response in transit to a client: one that is not watched yet, such as a refusal, must be read within 10 s.
     pub fn answer(&self, response: Response<Body>, client: (Key, Connection)) -> Response<Body> {
         if response.extensions().get::<LookedAfter>().is_some() {
             return response;
@@ -268,8 +269,8 @@ impl super::Admission {
         self.responses.send(response, client, Of::Small, None, None)
     }
 
-    /// The response of a call that holds `parked` as long as it lasts, and ends with `last` when it is cut off or `limit` is
-    /// over.
+    /// The response of a call that holds `parked` as long as it lasts; it ends with `last` if it is cut off or `limit` has
+    /// passed.
     pub fn stream(
         &self,
         response: Response<Body>,
@@ -303,20 +304,20 @@ impl End {
     }
 }
 
-/// A body on its way to its client.
+/// A body in transit to its client.
 struct Outgoing {
     body: Body,
-    /// What the last piece was too long for.
+    /// The part that did not fit into the last piece.
     rest: Option<Bytes>,
-    /// `None` once a stream was ended.
+    /// `None` once a stream has ended.
     entry: Option<Entry>,
-    /// On its way back to a place.
+    /// Set while it waits for a slot again.
     back: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     end: Option<End>,
 }
 
 impl Outgoing {
-    /// Cuts what is too long: what the server was given it keeps until the client takes it, and nobody looks after that.
+    /// Splits long frames: the server keeps what it was given until the client reads it, and that is not watched.
     fn cut(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         match frame.into_data() {
             Ok(mut data) if data.len() > PIECE => {
@@ -328,13 +329,13 @@ impl Outgoing {
         }
     }
 
-    /// Notes that the client has taken what it had; ready once the response has its place among transfers again.
+    /// Notes that the client has read everything so far; ready once the response has its slot among transfers again.
     fn taken(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(entry) = &self.entry else {
             return Poll::Ready(());
         };
         let reader = &entry.reader;
-        // One piece is on its way already; a second one would double what a client that does not read takes.
+        // One piece is in transit already; a second one would double the memory of a client that does not read.
         ready!(reader.connection.poll_reads(cx));
         if self.back.is_none() {
             let mut state = reader.state.lock();
@@ -346,7 +347,7 @@ impl Outgoing {
             };
             let is_parked = state.parked.is_some();
             drop(state);
-            // They have locks of their own.
+            // They have their own locks.
             drop((waits, parked));
             let ticket = match &reader.of {
                 Of::Request(ticket) if is_parked && ticket.is_transfer() => ticket.clone(),
@@ -396,7 +397,7 @@ impl http_body::Body for Outgoing {
             None => ready!(Pin::new(&mut this.body).poll_frame(cx)),
         };
         if let (Some(Ok(_)), Some(entry)) = (&polled, &this.entry) {
-            // After the last piece the server may not ask again: it drops the body when the client has taken that.
+            // After the last piece the server may not ask again: it drops the body when the client has read that piece.
             entry.reader.state.lock().since = Some(Instant::now());
         }
         Poll::Ready(polled.map(|frame| frame.map(|frame| this.cut(frame))))

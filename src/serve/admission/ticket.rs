@@ -1,4 +1,4 @@
-//! What an admitted request holds.
+//! The permits that an admitted request holds.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ mod state;
 use super::{Admission, Connection, Fault, Full, Key, Permit, Pool, Transfer};
 use state::{Moves, Waits};
 
-/// A request's places, given back while the request only waits, and what its client did wrong. Cloning gives another handle.
+/// A request's permits, given back while the request only waits, and its client's fault, if any. Clones share them.
 #[derive(Clone)]
 pub struct Ticket(Arc<Inner>);
 
@@ -26,11 +26,11 @@ struct Inner {
     admission: Arc<Admission>,
     key: Key,
     connection: Connection,
-    /// Of work.
+    /// The work permit.
     place: Mutex<Option<Permit>>,
-    /// Of its body, or its response.
+    /// The transfer slot of its body or response.
     transfer: Mutex<Moves>,
-    /// Of a large manifest or list, which is in memory.
+    /// The slot of a large manifest or list in memory.
     large: Mutex<Moves>,
     /// Whether that is its body.
     keeps_body: AtomicBool,
@@ -38,7 +38,7 @@ struct Inner {
     fault: OnceLock<Fault>,
 }
 
-/// A request that waits for others; dropped, it goes on.
+/// A request that waits for others; it resumes when this is dropped.
 struct Waiting<'t>(&'t Ticket);
 
 impl<'t> Waiting<'t> {
@@ -63,7 +63,7 @@ impl std::fmt::Debug for Ticket {
 }
 
 impl Ticket {
-    /// Waits for a place of the caller `key`, whose request has these extensions. Cancel-safe.
+    /// Waits for a permit of the caller `key`, for a request with these extensions. Cancel-safe.
     ///
     /// # Errors
     /// [`Full`].
@@ -76,7 +76,7 @@ impl Ticket {
         Ok(Self::new(admission, key, extensions, Some(place)))
     }
 
-    /// The same for a request that holds no place among requests.
+    /// The same for a request without a permit.
     pub fn without_place(admission: &Arc<Admission>, key: Key, extensions: &Extensions) -> Self {
         Self::new(admission, key, extensions, None)
     }
@@ -105,7 +105,7 @@ impl Ticket {
         &self.0.key
     }
 
-    /// What its caller shares with others.
+    /// The limits that its caller shares with others.
     pub fn admission(&self) -> &Arc<Admission> {
         &self.0.admission
     }
@@ -115,13 +115,13 @@ impl Ticket {
         &self.0.connection
     }
 
-    /// How long the request has waited for others so far, and not for a store.
+    /// How long the request has waited for others so far, excluding waits for a store.
     pub fn waited(&self) -> Duration {
         let waits = self.0.waits.lock();
         waits.before + waits.since.map(|s| s.elapsed()).unwrap_or_default()
     }
 
-    /// Lets others have the place of work, if the request has one, while `wait` lasts.
+    /// Gives the work permit, if the request has one, to others while `wait` lasts.
     pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
         let waiting = Waiting::begin(self);
         let place = self.0.place.lock().take();
@@ -135,8 +135,8 @@ impl Ticket {
         waited
     }
 
-    /// Lets others have all places while `rest` lasts. A large body that is kept in memory meanwhile is one of those that come slowly;
-    /// `false` if it gave way to others of them, so that the request is over. Cancel-safe.
+    /// Gives all permits to others while `rest` lasts. A large body that is kept in memory meanwhile counts as a slow one;
+    /// `false` if it gave way to other slow ones, so that the request is over. Cancel-safe.
     pub async fn rest(&self, rest: impl Future<Output = ()>) -> bool {
         let manifests = &self.0.admission.manifests;
         let keeps_body = self.0.keeps_body.load(Ordering::Relaxed);
@@ -149,7 +149,7 @@ impl Ticket {
         };
         self.give_back();
         if !keeps_body {
-            // There is nothing to move, until it is found.
+            // There is nothing to transfer until it is found.
             self.end_transfers();
         }
         tokio::select! {
@@ -162,21 +162,21 @@ impl Ticket {
         true
     }
 
-    /// Gives the places to others.
+    /// Gives the permits to others.
     pub(super) fn give_back(&self) {
         let place = self.0.place.lock().take();
         let transfers = [&self.0.transfer, &self.0.large].map(|moves| moves.lock().rest());
-        // Not under the lock: they go to somebody else on the spot.
+        // Not under the lock: the next one gets them immediately.
         drop((place, transfers));
     }
 
-    /// Gives the place of work to others.
+    /// Gives the work permit to others.
     pub(super) fn end_work(&self) {
         let place = self.0.place.lock().take();
         drop(place);
     }
 
-    /// Takes a place of work again; at once if it has one.
+    /// Takes a work permit again; returns at once if it has one.
     pub(super) async fn take_back(&self) {
         if self.0.place.lock().is_none() {
             let admission = &self.0.admission;
@@ -185,7 +185,7 @@ impl Ticket {
         }
     }
 
-    /// Takes a place in a pool of its own kind, without holding one of requests while it waits.
+    /// Takes a permit of a special pool, without holding a request permit while waiting.
     ///
     /// # Errors
     /// [`Full`].
@@ -197,13 +197,13 @@ impl Ticket {
         }
     }
 
-    /// What the client did wrong while its body was received; the first fault counts.
+    /// The client's fault while its body was received; the first one is kept.
     pub fn fault(&self) -> Option<&Fault> {
         self.0.fault.get()
     }
 
     pub(super) fn blame(&self, fault: &Fault) {
-        // The first one made the others.
+        // The first one caused the others.
         let _ = self.0.fault.set(fault.clone());
     }
 }

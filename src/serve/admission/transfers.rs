@@ -1,8 +1,9 @@
-//! Bytes on their way between a client and the daemon: they hold no place of work, since their pace is the client's.
+//! Bytes in transit between clients and the daemon: they hold no work permit, since the client sets their pace.
 //!
-//! Places of transfers are shared as all places are. But whoever has one may keep it for hours, so a caller who waits gets one at the
-//! expense of whoever holds most: the youngest transfer of that one is cut, of which least is lost. Nobody is cut while there is room for
-//! the caller, nobody for a caller who has some and more than half as many, and for each caller one in [`GRACE`] at most.
+//! Transfer slots are shared like all permits. But a slot may be held for hours, so a waiting caller gets one at the expense of
+//! the caller that holds most: its youngest transfer is cut, which loses least. No transfer is cut while there is room for the
+//! waiting caller, or for a caller that has some and more than half as many; and each caller causes at most one cut per
+//! [`GRACE`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,16 +20,16 @@ use tokio::time::{Instant, timeout};
 use super::{Demand, Full, Key, Permit, Pool, lane::Cut};
 use crate::fair::lines;
 
-/// So long a caller waits for a transfer to end by itself before another one is cut for it: those on a fast link end soon.
+/// A caller waits this long for a transfer to end by itself before another one is cut for it: those on a fast link end soon.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Places of transfers. Cloning gives another handle of the same places.
+/// Transfer slots; clones share them.
 #[derive(Clone)]
 pub struct Transfers(Arc<Shared>);
 
 struct Shared {
     places: Pool,
-    /// After so long a transfer may be cut for a caller who has only one fewer.
+    /// After this long a transfer may be cut for a caller that has only one fewer.
     longest: Option<Duration>,
     cut: Counter,
     moving: Mutex<Moving>,
@@ -39,9 +40,9 @@ struct Moving {
     next: u64,
     /// By age.
     all: BTreeMap<u64, Entry>,
-    /// When one was last cut for a caller; those of a while ago are forgotten.
+    /// When a transfer was last cut for a caller; old entries are forgotten.
     made_room: HashMap<Key, Instant>,
-    /// Cut just now, and not yet given back.
+    /// Cut just now, but not yet given back.
     leaving: usize,
 }
 
@@ -52,7 +53,7 @@ struct Entry {
     place: Permit,
 }
 
-/// A transfer; dropped, it has ended.
+/// A transfer, until it is dropped.
 #[must_use]
 pub struct Transfer {
     shared: Arc<Shared>,
@@ -61,8 +62,8 @@ pub struct Transfer {
 }
 
 impl Transfers {
-    /// Transfers that hold these `places`; those that were cut are counted in `cut`. Where callers have as many as each other, one that
-    /// has lasted for `longest` gives way to a caller without any.
+    /// Transfers that hold these `places`; cut ones are counted in `cut`. If callers have equally many, a transfer that has
+    /// lasted for `longest` gives way to a caller without any.
     pub fn new(places: Pool, longest: Option<Duration>, cut: Counter) -> Self {
         Self(Arc::new(Shared {
             places,
@@ -72,18 +73,18 @@ impl Transfers {
         }))
     }
 
-    /// Their places.
+    /// Their slots.
     pub fn places(&self) -> &Pool {
         &self.0.places
     }
 
-    /// Begins a transfer if that need not wait for a place.
+    /// Begins a transfer if a slot is free.
     pub fn enter_now(&self, key: &Key) -> Option<Transfer> {
         let place = self.0.places.enter_now(key.clone())?;
         Some(self.begin(key, place))
     }
 
-    /// Begins a transfer, waiting for a place for at most 30 s. Cancel-safe.
+    /// Begins a transfer, waiting at most 30 s for a slot. Cancel-safe.
     ///
     /// # Errors
     /// [`Full`].
@@ -92,14 +93,14 @@ impl Transfers {
         Ok(self.begin(key, place))
     }
 
-    /// Goes on with a transfer that gave its place back for a while, however long it waits for another. Cancel-safe.
+    /// Resumes a transfer that gave its slot back for a while, however long it has to wait for another. Cancel-safe.
     pub async fn enter_again(&self, key: &Key) -> Transfer {
         let again = self.0.places.enter_again(key.clone());
         let place = self.granted(key, again).await;
         self.begin(key, place)
     }
 
-    /// Waits for a grant, and sees to it that there is one.
+    /// Waits for a grant, and makes room for it.
     async fn granted<T>(&self, key: &Key, granted: impl Future<Output = T>) -> T {
         let mut granted = pin!(granted);
         loop {
@@ -132,8 +133,8 @@ impl Transfers {
 }
 
 impl Shared {
-    /// Cuts a transfer for one more of `key`, if somebody has to give way to it; and as many as there are too many of, where places
-    /// became fewer.
+    /// Cuts a transfer for one more of `key`, if another caller has to give way; and as many as exceed the limit, if that was
+    /// reduced.
     fn make_room(&self, key: &Key) {
         let mut moving = self.moving.lock();
         let mut shares = Shares::new(self.places.demand(), key);
@@ -170,14 +171,14 @@ impl Shared {
                 tracing::info!(caller = ?victim.key, transfers = self.places.name(), "A transfer is cut off for a caller with fewer");
             }
             victim.cut.cut();
-            // Its place goes to whoever is next.
+            // The next one gets its slot.
             drop(victim);
         }
         self.moving.lock().leaving -= leaving;
     }
 }
 
-/// Who has how much, as somebody sees it who wants one more.
+/// The share of each caller, from the point of view of a caller that wants one more.
 struct Shares<'k> {
     of: HashMap<Key, Demand>,
     key: &'k Key,
@@ -210,15 +211,15 @@ impl<'k> Shares<'k> {
 
     fn gives_way(&self, other: &Key, is_old: bool) -> bool {
         if self.is_crowded && other.is_named() != self.key.is_named() {
-            // The half of those with a name is theirs.
+            // Named callers are entitled to their half.
             return self.key.is_named();
         }
         if self.is_crowded && self.key.is_named() {
-            // There is somebody without a name.
+            // There is a caller without a name.
             return false;
         }
         let own = self.held(self.key) + usize::from(!is_old);
-        // One more or less is no matter: who holds some waits until others hold clearly more.
+        // A difference of one does not matter: a caller that holds some waits until others hold clearly more.
         let least = if self.held(self.key) == 0 {
             own
         } else {
@@ -229,17 +230,17 @@ impl<'k> Shares<'k> {
 }
 
 impl Transfer {
-    /// Says whether it was cut.
+    /// Returns true if it was cut.
     pub fn is_cut(&self) -> bool {
         self.cut.is_cut()
     }
 
-    /// Ready when it is cut; the last one who asked is woken.
+    /// Ready when it is cut; wakes only the task that asked last.
     pub fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         self.cut.poll(cx)
     }
 
-    /// Ends when it is cut. Cancel-safe.
+    /// Returns when it is cut. Cancel-safe.
     pub async fn cut(&self) {
         self.cut.done().await;
     }
@@ -248,7 +249,7 @@ impl Transfer {
 impl Drop for Transfer {
     fn drop(&mut self) {
         let entry = self.shared.moving.lock().all.remove(&self.number);
-        // Not under the lock: its place goes to somebody else on the spot.
+        // Not under the lock: the next one gets its slot immediately.
         drop(entry);
     }
 }

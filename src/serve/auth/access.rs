@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::grant::{Action, Actions};
 use crate::store::keys::Repo;
 
-/// Most repositories in one list: what a client asks beyond them is not granted, which is no error, and a token stays small
+/// Maximum number of repositories in one list: further ones are not granted, which is not an error, and keeps a token small
 /// enough for a header.
 const MAX_REPOSITORIES: usize = 32;
-/// Longest name that is looked at: the distribution spec's advice for host and name together.
+/// Longest name that is considered: the distribution spec's advice for host and name together.
 const MAX_NAME_BYTES: usize = 255;
 /// The type of most resources.
 const REPOSITORY: &str = "repository";
@@ -19,7 +19,7 @@ const REGISTRY: &str = "registry";
 const CATALOG: &str = "catalog";
 const ANY: &str = "*";
 
-/// Actions by repository, each name once, in the order of first appearance; and the right to list repositories.
+/// Actions by repository, each name once, in order of first appearance; and the right to list repositories.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Access {
     repositories: Vec<(String, Actions)>,
@@ -27,7 +27,7 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Adds actions on one repository to those that are there.
+    /// Adds actions on one repository to the existing ones.
     pub(super) fn add(&mut self, repository: &str, actions: Actions) {
         let room = self.repositories.len() < MAX_REPOSITORIES && repository.len() <= MAX_NAME_BYTES;
         match self
@@ -46,15 +46,13 @@ impl Access {
         self.catalog = true;
     }
 
-    /// Says whether repositories may be listed.
+    /// Returns true if repositories may be listed.
     pub(super) fn lists(&self) -> bool {
         self.catalog
     }
 
-    /// Reads a list of scopes that are separated by spaces; what is no scope or of another type is left out.
-    ///
-    /// A name lies between the first and the last `:`. What is not the name of a repository is left out: it opens nothing, and is
-    /// not to be signed.
+    /// Reads a list of scopes separated by spaces; invalid scopes and other types are left out. A name lies between the first
+    /// and the last `:`. Invalid repository names are left out as well: they grant nothing, and must not be signed.
     pub(super) fn add_scopes(&mut self, text: &str) {
         for scope in text.split_ascii_whitespace() {
             let Some((kind, rest)) = scope.split_once(':') else {
@@ -85,7 +83,8 @@ impl Access {
         found.map_or_else(Actions::default, |(_, actions)| *actions)
     }
 
-    /// The part of it that `granted` allows; repositories with nothing left are gone. Anybody may list: they see what they may read.
+    /// The part that `granted` allows; repositories without remaining actions are dropped. Everybody may list: they see what
+    /// they may read.
     pub(super) fn limited(&self, granted: impl Fn(&str) -> Actions) -> Self {
         let own = self.repositories.iter();
         let limited = own.map(|(name, actions)| (name.clone(), actions.and(granted(name))));
@@ -104,7 +103,7 @@ impl Access {
     }
 }
 
-/// `*` is all there are; unknown words are none.
+/// `*` means all actions; unknown words are ignored.
 fn actions_of<'a>(words: impl Iterator<Item = &'a str>) -> Actions {
     words.fold(Actions::default(), |all, word| match word {
         "*" => Actions::ALL,

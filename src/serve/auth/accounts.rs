@@ -1,4 +1,4 @@
-//! All who can show a secret of theirs: users with passwords, names with static tokens.
+//! Everybody who can authenticate with a secret: users with passwords, names with static tokens.
 
 use std::{path::Path, sync::Arc};
 
@@ -10,15 +10,15 @@ use crate::{
     serve::admission::{Full, Key, Pool},
 };
 
-/// Who has shown a secret.
+/// An authenticated account.
 #[derive(Debug, Clone)]
 pub(super) struct Account {
     pub(super) name: Arc<str>,
-    /// Stands for the secret.
+    /// Represents the secret.
     pub(super) stamp: Stamp,
 }
 
-/// Users and tokens as the files had them when they were last read.
+/// Users and tokens as of the last reading of the files.
 #[derive(Default)]
 pub(super) struct Accounts {
     passwords: Option<Passwords>,
@@ -42,13 +42,13 @@ impl Accounts {
         })
     }
 
-    /// The names that can show a secret, some more than once.
+    /// The names that have a secret, possibly with duplicates.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let users = self.passwords.iter().flat_map(Passwords::names);
         users.chain(self.tokens.iter().flat_map(StaticTokens::names))
     }
 
-    /// How many users and how many tokens there are.
+    /// The numbers of users and of tokens.
     pub(super) fn counts(&self) -> (usize, usize) {
         (
             self.passwords.as_ref().map_or(0, Passwords::count),
@@ -56,7 +56,7 @@ impl Accounts {
         )
     }
 
-    /// Whose static token it is.
+    /// The owner of a static token.
     pub(super) fn by_token(&self, token: &Secret) -> Option<Account> {
         let (name, secret) = self.tokens.as_ref()?.owner(token)?;
         Some(Account {
@@ -65,7 +65,7 @@ impl Accounts {
         })
     }
 
-    /// The account, if the name goes with this password or has this static token: `docker login` knows no other way to show one.
+    /// The account, if the name has this password or this static token: `docker login` cannot send a token in any other way.
     ///
     /// # Errors
     /// [`Full`] if too many passwords are being checked.
@@ -89,7 +89,7 @@ impl Accounts {
         }))
     }
 
-    /// Says whether `name` still has the secret that `stamp` stands for.
+    /// Returns true if `name` still has the secret that `stamp` represents.
     pub(super) fn vouches(&self, name: &str, stamp: &Stamp) -> bool {
         let password = self.passwords.iter().filter_map(|p| p.of(name));
         let tokens = self.tokens.iter().flat_map(|t| t.of(name));

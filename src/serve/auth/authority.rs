@@ -1,4 +1,4 @@
-//! The one place that lets requests through.
+//! The single place that authorizes requests.
 
 use std::{
     fmt,
@@ -30,15 +30,15 @@ use crate::{
     task,
 };
 
-/// To whoever showed nothing that counts.
+/// For callers without valid credentials.
 const AUTHENTICATION_REQUIRED: &str = "authentication required";
 
-/// Knows all who may come in, and what they may do; shared by all doors.
+/// Knows all accounts and their rights; shared by all doors.
 pub struct Authority {
     exposure: Exposure,
     state_dir: PathBuf,
     setup: RwLock<Arc<Setup>>,
-    /// Places of passwords that are checked.
+    /// Slots for checking passwords.
     checks: Pool,
 }
 
@@ -49,10 +49,10 @@ impl fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Reads users, tokens and keys. Only where tokens are given is a key kept in `state_dir`, and a missing one made.
+    /// Reads users, tokens and keys. Only if tokens are issued is a key kept in `state_dir`, and created if missing.
     ///
     /// # Errors
-    /// Settings that would leave the door open by mistake or closed to everybody, and files that cannot be used, with the line.
+    /// Settings that would leave the daemon open by mistake, or closed to everybody; and unusable files, with the line.
     pub async fn open(config: Config, state_dir: &Path, exposure: Exposure) -> Result<Self> {
         let setup = read(config, state_dir.to_owned(), exposure).await?;
         Ok(Self {
@@ -63,7 +63,7 @@ impl Authority {
         })
     }
 
-    /// The same, whose checks of passwords are shown in `counts`.
+    /// The same, which reports its password checks in `counts`.
     #[must_use]
     pub fn counted(self, counts: Admitted) -> Self {
         let checks = self.checks.counted(counts);
@@ -74,16 +74,16 @@ impl Authority {
         &self.checks
     }
 
-    /// Whose share a request counts to, as long as it is not known who sends it.
+    /// Which caller a request is accounted to, until its sender is authenticated.
     pub fn caller(&self, headers: &HeaderMap, peer: &Peer) -> Key {
         peer.caller(headers, self.setup().config.trust_forwarded)
     }
 
-    /// Reads everything again, under these settings; requests on their way end as they began. Passwords that were remembered
-    /// are forgotten; tokens of users who are gone or have another password are void.
+    /// Reads everything again, with these settings; active requests finish under the old ones. Remembered passwords are
+    /// forgotten; tokens of users who were removed or have another password become invalid.
     ///
     /// # Errors
-    /// Those of [`Self::open`]; then everything stays as it was.
+    /// Those of [`Self::open`]; then nothing changes.
     pub async fn reload(&self, config: Config) -> Result<()> {
         let setup = read(config, self.state_dir.clone(), self.exposure).await?;
         *self.setup.write() = Arc::new(setup);
@@ -94,11 +94,11 @@ impl Authority {
         self.setup.read().clone()
     }
 
-    /// Refuses what only a web page in somebody's browser would ask, before it is looked at any further; the request's [`Peer`] is in
-    /// its extensions. Nothing is refused at a unix socket, where no page gets.
+    /// Refuses requests that only a web page in a browser would send, before anything else is checked; the request's [`Peer`]
+    /// is in its extensions. Nothing is refused at a unix socket, which no page can reach.
     ///
     /// # Errors
-    /// [`Refusal::denied`], with what to set if the request is no page's.
+    /// [`Refusal::denied`], with the setting to change if the request was not sent by a page.
     pub fn check_host<B>(&self, request: &Request<B>) -> std::result::Result<(), Refusal> {
         let peer = Peer::of(request.extensions());
         if peer.kind == PeerKind::Unix {
@@ -109,8 +109,9 @@ impl Authority {
         setup.hosts.check(request, by_address)
     }
 
-    /// Says whether being able to reach a loopback address is all that a request needs to do something: then a page could by
-    /// rebinding. What everybody on a network may do, or behind a proxy that the settings tell of, is no right of that address.
+    /// Returns true if access to a loopback address is enough for the request to be allowed something: then a page could do it
+    /// too, by DNS rebinding. Rights of everybody on a network, or behind a proxy named in the settings, do not come from that
+    /// address.
     fn has_rights_by_address(&self, setup: &Setup, peer: &Peer, headers: &HeaderMap) -> bool {
         let origin = peer.origin(headers);
         let behind_proxy = origin != peer.kind
@@ -119,13 +120,14 @@ impl Authority {
             || peer.kind == PeerKind::Loopback && setup.policy.is_open() && !behind_proxy
     }
 
-    /// Lets a request through that has all the rights it needs; `needs` without any right on a repository is a door's first question
-    /// (`GET /v2/`) or a list of repositories, which must not be answered to who should log in: clients learn from its refusal how to.
+    /// Admits a request that has all the rights it needs. If `needs` has no right on a repository, the request is a client's
+    /// first question (`GET /v2/`) or a list of repositories; callers that should log in are refused, since clients learn from
+    /// that refusal how to log in.
     ///
-    /// A wrong password or token is refused whatever the request needs. Waits while a password is computed; cancel-safe.
+    /// A wrong password or token is always refused, whatever the request needs. Waits while a password is checked; cancel-safe.
     ///
     /// # Errors
-    /// [`Refusal::unauthenticated`] where somebody else, or another token, might do it; else [`Refusal::denied`].
+    /// [`Refusal::unauthenticated`] if another user, or another token, might be allowed; else [`Refusal::denied`].
     pub async fn authorize(
         &self,
         request: &Parts,
@@ -153,7 +155,7 @@ impl Authority {
         };
         let granted = lacking.catalog || principal.granted(&lacking.repository).has(lacking.action);
         match proof {
-            // Another token would do; or, of nobody in particular, one for somebody.
+            // Another token would help; or, for an anonymous one, a token of a user.
             Proof::Pass if principal.is_anonymous() => {
                 Err(challenge(Wrong::Scope, AUTHENTICATION_REQUIRED))
             }
@@ -196,7 +198,7 @@ async fn read(config: Config, state_dir: PathBuf, exposure: Exposure) -> Result<
     Ok(setup)
 }
 
-/// Says whether the first question of a client is refused: clients that hear yes never show what they have.
+/// Returns true if a client's first question is refused: clients that get a positive answer never send their credentials.
 fn should_log_in(principal: &Principal, proof: &Proof) -> bool {
     let free = Action::ALL.into_iter().all(|a| principal.may_everywhere(a));
     matches!(proof, Proof::Unasked) && principal.is_anonymous() && !free
@@ -210,7 +212,7 @@ fn wrong_message(wrong: Wrong) -> &'static str {
     }
 }
 
-/// `lost_trust`: without the proxy in between, the client would be one that is trusted.
+/// `lost_trust`: the client would be trusted if there were no proxy in between.
 fn denied(principal: &Principal, need: &Need<'_>, lost_trust: bool) -> Refusal {
     info!(
         principal = principal.name(),
@@ -222,7 +224,7 @@ fn denied(principal: &Principal, need: &Need<'_>, lost_trust: bool) -> Refusal {
         ": the request came through a proxy, so it does not have the rights of a local client; give clients accounts \
          (`auth.htpasswd` or `auth.tokens`) or grant rights to `anonymous`"
     } else if need.action == Action::Pull && principal.granted(&need.repository).has(Action::Push) {
-        // Builders look before they push, so this is what the user of a push is told.
+        // Builders read before they push, so this is the message that the user of a push sees.
         ", only push to it; clients that push need both `pull` and `push`"
     } else {
         ""

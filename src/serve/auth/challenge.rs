@@ -1,6 +1,6 @@
-//! What a `401` says to get somebody further: `WWW-Authenticate` (RFC 9110 §11.6.1), one header for each scheme.
+//! What a `401` tells the client about how to authenticate: `WWW-Authenticate` (RFC 9110 §11.6.1), one header for each scheme.
 //!
-//! containerd takes Bearer before Basic whatever their order (`core/remotes/docker/auth/parse.go`); others take the first.
+//! containerd prefers Bearer to Basic in any order (`core/remotes/docker/auth/parse.go`); others take the first.
 
 use axum::http::{
     HeaderMap, HeaderValue, Uri, header::HOST, request::Parts, uri::Authority as Host,
@@ -16,19 +16,19 @@ use super::{
     principal::Need,
 };
 
-/// Where tokens are, below the external URL.
+/// Path of the token endpoint, below the external URL.
 pub const TOKEN_PATH: &str = "/token";
-/// What a person sees who is asked for a password.
+/// What a user sees when asked for a password.
 pub(super) const BASIC: &str = "Basic realm=\"cachectld\"";
 
-/// What was wrong with what was shown (RFC 6750 §3.1).
+/// What was wrong with the credentials (RFC 6750 §3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrong {
-    /// Nothing was: nothing was shown.
+    /// There were none.
     Nothing,
-    /// It is not ours, or too old.
+    /// The token is not one of this daemon, or it has expired.
     Token,
-    /// It is good, for something else.
+    /// They are valid, but grant something else.
     Scope,
 }
 
@@ -41,10 +41,10 @@ pub(super) struct Challenger {
 }
 
 impl Challenger {
-    /// Of `offered` only those are made that can be met.
+    /// Of the schemes in `offered`, only those are used with which a client can succeed.
     ///
     /// # Errors
-    /// An external URL that is none.
+    /// An invalid external URL.
     pub(super) fn new(config: &Config, bearer: bool, basic: bool) -> Result<Self> {
         let can = |scheme: &Scheme| match scheme {
             Scheme::Bearer => bearer,
@@ -58,7 +58,7 @@ impl Challenger {
         })
     }
 
-    /// Says whether there is anything to offer.
+    /// Returns true if there is no challenge to offer.
     pub(super) fn is_empty(&self) -> bool {
         self.schemes.is_empty()
     }
@@ -102,7 +102,7 @@ impl Challenger {
         HeaderValue::from_str(&text).ok()
     }
 
-    /// The token endpoint as this client sees it; `None` for a client that does not say where it thinks it is.
+    /// The token endpoint as this client sees it; `None` if the client does not send a host.
     fn realm(&self, request: &Parts, peer: &Peer) -> Option<String> {
         if let Some(url) = &self.external_url {
             return Some(format!("{url}{TOKEN_PATH}"));
@@ -119,7 +119,7 @@ impl Challenger {
     }
 }
 
-/// Host and port: `:authority` of HTTP/2, else `Host`. It goes into a quoted string, so it must be nothing else.
+/// Host and port: `:authority` of HTTP/2, else `Host`. It becomes part of a quoted string, so anything else is rejected.
 fn host(uri: &Uri, headers: &HeaderMap) -> Option<Host> {
     let named = match uri.authority() {
         Some(authority) => authority.clone(),
@@ -129,7 +129,7 @@ fn host(uri: &Uri, headers: &HeaderMap) -> Option<Host> {
     named.as_str().bytes().all(plain).then_some(named)
 }
 
-/// All that is needed, optional needs too; who pushes reads as well, so that one token serves the whole push.
+/// All needs, optional ones too; a push includes pull, so that one token is enough for the whole push.
 fn scope(needs: &[Need<'_>]) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-/".contains(&b);
     let mut access = Access::default();
@@ -147,7 +147,7 @@ fn scope(needs: &[Need<'_>]) -> String {
     access.to_scopes()
 }
 
-/// Checks the external URL; without a `/` at its end.
+/// Checks the external URL and removes a trailing `/`.
 fn external(url: &str) -> Result<String> {
     let wrong = || {
         Error::new(format!(

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{Error, Result, grant::Action};
 
-/// Who can reach the daemon, by the addresses that it listens on.
+/// Who can reach the daemon, according to its listen addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exposure {
     /// Unix sockets and loopback addresses only.
@@ -15,16 +15,16 @@ pub enum Exposure {
     NetworkWithClientCertificates,
 }
 
-/// A way to show who one is, as a `401` offers it.
+/// A way to authenticate, as a `401` offers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
-    /// Tokens from our own `/token` endpoint.
+    /// Tokens from the daemon's own `/token` endpoint.
     Bearer,
     /// Name and password with each request.
     Basic,
 }
 
-/// Which clients need not show anything and may do everything.
+/// Which clients may do everything without credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TrustLocal {
     /// None.
@@ -35,15 +35,15 @@ pub enum TrustLocal {
     Loopback,
 }
 
-/// Rights for some principals on some repositories; rules add up, none takes away.
+/// Rights for some principals on some repositories; rules are additive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// Names of principals, or patterns of names: `ci`, `node-*`, `spiffe://cluster/**`. `*` is everybody who has shown who
-    /// they are; `anonymous` is everybody.
+    /// Names of principals, or patterns of names: `ci`, `node-*`, `spiffe://cluster/**`. `*` means everybody who is
+    /// authenticated; `anonymous` means everybody.
     pub principals: Vec<String>,
     /// Patterns of repositories: `team/**`, `*/cache`, `**`.
     pub repositories: Vec<String>,
-    /// What they may do there: `pull`, `push`, `delete`. None includes another.
+    /// What they may do there: `pull`, `push`, `delete`. No action includes another.
     pub actions: Vec<Action>,
 }
 
@@ -54,43 +54,42 @@ pub struct Config {
     pub htpasswd: Option<PathBuf>,
     /// File of static tokens, `name token` on each line. They serve as bearer tokens, and as the name's password. Default: none.
     pub tokens: Option<PathBuf>,
-    /// Who may do what. Default: whoever has shown who they are may pull and push everywhere, and delete nothing; this stands
-    /// as long as no rule names anybody but `anonymous`.
+    /// Who may do what. Default: authenticated callers may pull and push everywhere, and delete nothing; this applies as long
+    /// as no rule names anybody but `anonymous`.
     pub grants: Vec<Rule>,
-    /// Which local clients need not show who they are. Default: `loopback` as long as neither users, tokens nor rules are
-    /// set and only local clients can reach the daemon, else `unix`.
+    /// Which local clients need no credentials. Default: `loopback` as long as neither users, tokens nor rules are set and only
+    /// local clients can reach the daemon, else `unix`.
     pub trust_local: Option<TrustLocal>,
-    /// Listen on the network although nobody has to show who they are: everybody may do everything, or, if there are rules
-    /// for `anonymous`, what these say. Default: false.
+    /// Listen on the network without authentication: everybody may do everything, or what the rules for `anonymous` say.
+    /// Default: false.
     pub insecure_no_auth: bool,
-    /// What a `401` offers, in this order: `bearer`, `basic`. Basic is understood whether it was offered or not. Default:
-    /// `["bearer"]`. Both together keep docker out that has no password: it answers every scheme it is offered, and has a token
-    /// after `docker login`, and nothing without (`distribution/distribution:internal/client/auth/session.go`).
+    /// What a `401` offers, in this order: `bearer`, `basic`. Basic is accepted whether it was offered or not. Default:
+    /// `["bearer"]`. Offering both locks out docker clients without a password: docker answers every scheme offered; after
+    /// `docker login` it has a token for that, before it nothing (`distribution/distribution:internal/client/auth/session.go`).
     pub offer: Vec<Scheme>,
     /// URL at which clients see this daemon, such as `https://cache.example`. Default: what each request says in `Host`.
     pub external_url: Option<String>,
-    /// Names of this daemon besides `localhost` and that of `external_url`, without ports: while clients at loopback addresses are
-    /// trusted, a request of theirs for another host is refused, since it may be a web page's. Default: none.
+    /// Names of this daemon besides `localhost` and that of `external_url`, without ports: while clients at loopback addresses
+    /// are trusted, their requests for another host are refused, since they may come from a web page. Default: none.
     pub allowed_hosts: Vec<String>,
-    /// Believe `X-Forwarded-Proto`, `Forwarded`, and the last address in `X-Forwarded-For`: only behind a proxy that always sets
+    /// Trust `X-Forwarded-Proto`, `Forwarded`, and the last address in `X-Forwarded-For`: only behind a proxy that always sets
     /// them. Default: false.
     pub trust_forwarded: bool,
     /// Name of this service in tokens; daemons that share a signing key share it too. Default: `cachectld`.
     pub service: String,
-    /// How long a token is good for, from a minute to a day. Default: `5m`.
+    /// Lifetime of a token, from a minute to a day. Default: `5m`.
     pub token_life: Duration,
-    /// How long a refresh token is good for, which `docker login` stores instead of the password; `0s`: none are given.
-    /// Default: `30d`.
+    /// Lifetime of a refresh token, which `docker login` stores instead of the password; `0s`: none are issued. Default: `30d`.
     pub refresh_life: Duration,
-    /// How long a password that was right is not computed again. Default: `5m`.
+    /// For how long a correct password is not checked again. Default: `5m`.
     pub remember_password: Duration,
-    /// File with the secret that signs tokens, at least 32 bytes; daemons behind one name need the same. Default: a random
+    /// File with the secret that signs tokens, at least 32 bytes; daemons behind one name need the same one. Default: a random
     /// one in the state folder.
     pub signing_key: Option<PathBuf>,
-    /// File with the secret before that, whose tokens are still good. Default: `token.key.previous` in the state folder, if it
-    /// is there and no `signing_key` is set.
+    /// File with the previous secret, whose tokens are still valid. Default: `token.key.previous` in the state folder, if it
+    /// exists and no `signing_key` is set.
     pub previous_signing_key: Option<PathBuf>,
-    /// Client certificates are verified, whose names no file lists.
+    /// Client certificates are verified; their names are not listed in any file.
     pub names_by_certificate: bool,
 }
 
@@ -118,12 +117,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Says whether there are passwords or tokens to show.
+    /// Returns true if any passwords or tokens are configured.
     pub(super) fn has_accounts(&self) -> bool {
         self.htpasswd.is_some() || self.tokens.is_some()
     }
 
-    /// Says whether anybody can show who they are.
+    /// Returns true if anybody can authenticate.
     pub(super) fn can_identify(&self, exposure: Exposure) -> bool {
         self.has_accounts() || exposure == Exposure::NetworkWithClientCertificates
     }
@@ -140,10 +139,10 @@ impl Config {
         })
     }
 
-    /// Checks what needs no file.
+    /// Checks what does not depend on files.
     ///
     /// # Errors
-    /// Whatever would leave the door open by mistake, or closed to everybody.
+    /// Settings that would leave the daemon open by mistake, or closed to everybody.
     pub(super) fn check(&self, exposure: Exposure) -> Result<()> {
         if exposure == Exposure::Network && !self.has_accounts() && !self.insecure_no_auth {
             return Err(Error::new(

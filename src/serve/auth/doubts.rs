@@ -1,8 +1,8 @@
-//! Rules that cannot do what somebody meant by them: for a name that nobody has, or a repository that cannot exist.
+//! Rules that cannot have the intended effect: for a name without an account, or a repository that cannot exist.
 
 use super::{ANONYMOUS, accounts::Accounts, config::Config, policy};
 
-/// What is doubtful about the rules, in words.
+/// Warnings about the rules.
 pub(super) fn of_rules(config: &Config, accounts: &Accounts) -> Vec<String> {
     let mut doubts = Vec::new();
     for rule in &config.grants {
@@ -26,8 +26,8 @@ fn is_somebody(text: &str, accounts: &Accounts) -> bool {
     text == ANONYMOUS || accounts.names().any(is_meant)
 }
 
-/// Why a pattern can match no name of a repository: these are lower-case words with `.`, `_` and `-`, between single slashes
-/// (distribution spec, "Pulling manifests"). Patterns that can match, but nothing that is there, are fine.
+/// Why a pattern cannot match any name of a repository: these are lower-case words with `.`, `_` and `-`, between single
+/// slashes (distribution spec, "Pulling manifests"). Patterns that could match, but match no existing repository, are fine.
 fn matches_nothing(pattern: &str) -> Option<String> {
     if pattern.starts_with('/') || pattern.ends_with('/') || pattern.contains("//") {
         return Some("a name neither begins nor ends with `/`, nor has two in a row".to_owned());
@@ -38,7 +38,7 @@ fn matches_nothing(pattern: &str) -> Option<String> {
             '[' => in_class = true,
             ']' => in_class = false,
             _ if in_class => {}
-            // What names have, and what patterns have besides.
+            // Characters of names, and those that patterns have in addition.
             'a'..='z' | '0'..='9' | '.' | '_' | '-' | '/' | '*' | '?' | '{' | '}' | ',' | '\\' => {}
             ':' => return Some("names have no host with a port, and no tag".to_owned()),
             'A'..='Z' => return Some("names are lower case".to_owned()),

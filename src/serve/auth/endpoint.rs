@@ -1,7 +1,8 @@
 //! The token endpoint: GET with Basic, and POST in the manner of OAuth 2.
 //!
-//! `distribution/distribution:docs/content/spec/auth/{token,oauth}.md`. What is granted is what was asked for as far as the
-//! principal may do it; less is no error, and nothing at all is a token too (BuildKit asks for mount sources that it may not read).
+//! `distribution/distribution:docs/content/spec/auth/{token,oauth}.md`. Grants what was asked for as far as the principal may
+//! do it; less is not an error, and even without any grant a token is issued (BuildKit asks for mount sources that it may not
+//! read).
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -41,7 +42,7 @@ pub const MAX_FORM_BYTES: usize = 64 << 10;
 pub async fn token(authority: &Authority, request: Request) -> Response {
     let setup = authority.setup();
     let Some(signer) = &setup.signer else {
-        // containerd and BuildKit go on to the next way after this.
+        // After this error containerd and BuildKit try the other method.
         return error(
             StatusCode::NOT_FOUND,
             "UNSUPPORTED",
@@ -74,13 +75,13 @@ fn error(status: StatusCode, code: &str, message: &str) -> Response {
     (status, [(CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// How the client shows who it is.
+/// How the client authenticates.
 enum Grant {
     /// By the request's own headers, or its connection.
     Request,
     /// In the form.
     Password(String, Secret),
-    /// By a token that it got before.
+    /// By a refresh token issued earlier.
     Refresh(Secret),
 }
 
@@ -89,7 +90,7 @@ struct Ask {
     wanted: Access,
     /// Whether a refresh token is wanted.
     offline: bool,
-    /// Whether what was granted is said.
+    /// Whether the answer includes the granted scope.
     says_scope: bool,
 }
 
@@ -98,10 +99,10 @@ impl Ask {
         let post = method == Method::POST;
         let is_empty = request.body().is_end_stream();
         let is_long = request.body().size_hint().lower() > MAX_FORM_BYTES as u64;
-        // Of a GET this is the query.
+        // For a GET this is the query.
         let form = Form::<Vec<(String, String)>>::from_request(request, &()).await;
         let form = form.ok().filter(|_| !is_long);
-        // The rejection's own text could quote the form.
+        // The rejection's own text might quote the form.
         let Form(form) = form.ok_or_else(|| {
             let expected =
                 "expected a form of less than 64 KiB (application/x-www-form-urlencoded)";
@@ -151,7 +152,7 @@ struct Reply {
     scope: Option<String>,
 }
 
-/// `None` for whoever did not show who they say they are.
+/// `None` if authentication failed.
 async fn answer(
     setup: &Setup,
     signer: &Signer,
@@ -168,7 +169,8 @@ async fn answer(
             let Some(Refresh { sub, secret }) = known else {
                 return Ok(None);
             };
-            // The same again: one that can be used once locks out every client that asks twice at a time.
+            // The same token again: if it could be used only once, clients that send two requests at a time would be locked
+            // out.
             refresh_token = Some(token.clone());
             (setup.principal(Some(sub.into()), from), Some(secret))
         }
@@ -208,7 +210,7 @@ async fn answer(
     let life = setup.config.token_life.as_secs();
     let pass = Pass {
         sub: principal.name().to_owned(),
-        // A name without a secret is that of a certificate.
+        // A name without a secret comes from a certificate.
         certificate: secret.is_none() && !principal.is_anonymous(),
         secret,
         access,
@@ -226,7 +228,7 @@ async fn answer(
     }))
 }
 
-/// Who sends this request; a token of ours is not good for the next one, or it would never end.
+/// The sender of this request; an access token of ours cannot obtain the next one, or access would never expire.
 async fn by_request(
     setup: &Setup,
     headers: &HeaderMap,

@@ -1,4 +1,4 @@
-//! Files of secrets: read whole, line by line, with a word about who else can read them. All calls block.
+//! Files of secrets: read whole, line by line, with a warning if others can read them. All calls block.
 
 use std::{
     io::{self, Read as _},
@@ -34,7 +34,7 @@ fn open_and_read(path: &Path) -> fs::Result<Vec<u8>> {
     let failed = |e| fs::Error::new("read", path, e);
     let file = std::fs::File::open(path).map_err(|e| fs::Error::new("open", path, e))?;
     let mode = fs::stat_file(&file).map_err(failed)?.mode();
-    // The group may be meant: Kubernetes gives a secret's files to the pod's `fsGroup`.
+    // Access by the group may be intended: Kubernetes gives the files of a secret to the pod's `fsGroup`.
     if mode & 0o007 != 0 {
         warn!(path = %path.display(), mode = format_args!("{mode:o}"), "Every user of this machine can read a file of secrets; chmod 600");
     }
@@ -51,7 +51,7 @@ fn open_and_read(path: &Path) -> fs::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The lines that say something, with their numbers from 1; blank ones and comments (`#`) are left out.
+/// The significant lines, with their numbers from 1; blank ones and comments (`#`) are left out.
 pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines()
         .enumerate()
@@ -59,7 +59,7 @@ pub(super) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// An error about one line; the line itself is not shown, it may be a secret.
+/// An error about one line; the line itself is not shown, since it may be a secret.
 pub(super) fn wrong_line(path: &Path, line: usize, why: impl std::fmt::Display) -> Error {
     Error::new(format!("`{}`, line {line}: {why}", path.display()))
 }

@@ -1,11 +1,12 @@
-//! How the client spoke to the first proxy in front of us, as the proxies tell: `X-Forwarded-Proto`, and `Forwarded` (RFC 7239).
+//! The protocol between the client and the first proxy in front of us, as reported by proxies: `X-Forwarded-Proto`, and
+//! `Forwarded` (RFC 7239).
 
 use axum::http::{HeaderMap, HeaderName};
 
-/// Whether the client spoke https; `None` where no proxy says.
+/// Whether the client used https; `None` if no proxy says so.
 ///
-/// Each proxy appends what it saw, so the first entry is about the client. In doubt it was https: a client that is sent to https
-/// by mistake fails, one that is sent to http shows its password to everybody on the way.
+/// Each proxy appends what it saw, so the first entry is about the client. If in doubt, it was https: a client wrongly
+/// redirected to https fails, one redirected to http sends its password in clear text.
 pub(super) fn client_spoke_https(headers: &HeaderMap) -> Option<bool> {
     let list = first(headers, &HeaderName::from_static("x-forwarded-proto"));
     let forwarded = first(headers, &axum::http::header::FORWARDED).and_then(proto);

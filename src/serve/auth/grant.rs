@@ -6,20 +6,20 @@ use globset::{GlobBuilder, GlobMatcher};
 
 use super::{Error, Result};
 
-/// What a request does to a repository, in the words of registry scopes
+/// What a request does to a repository, in the terms of registry scopes
 /// (`distribution/distribution:docs/content/spec/auth/scope.md`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Action {
     /// Reads blobs, manifests, tags, referrers.
     Pull,
-    /// Writes them; cancelling one's own upload too.
+    /// Writes them; includes cancelling the caller's own upload.
     Push,
     /// Removes blobs, manifests, tags.
     Delete,
 }
 
 impl Action {
-    /// All, in the order in which they are written.
+    /// All actions, in the order in which they are written.
     pub const ALL: [Self; 3] = [Self::Pull, Self::Push, Self::Delete];
 
     /// Its word in a scope.
@@ -33,7 +33,7 @@ impl Action {
 }
 
 impl Action {
-    /// What somebody does who does it, before the repository's name.
+    /// The action as a verb, to be followed by the repository's name.
     pub(super) fn verb(self) -> &'static str {
         match self {
             Self::Pull => "pull from",
@@ -43,7 +43,8 @@ impl Action {
     }
 }
 
-/// A set of actions. None includes another: who may push may not therefore delete (zot GHSA-qg67-7m6v-qg25).
+/// A set of actions. No action includes another: the right to push does not include the right to delete (zot
+/// GHSA-qg67-7m6v-qg25).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Actions {
     /// [`Action::Pull`].
@@ -62,7 +63,7 @@ impl Actions {
         delete: true,
     };
 
-    /// The set of these.
+    /// The set of these actions.
     pub fn of(actions: &[Action]) -> Self {
         let has = |a| actions.contains(&a);
         Self {
@@ -72,7 +73,7 @@ impl Actions {
         }
     }
 
-    /// Says whether `action` is in it.
+    /// Returns true if it contains `action`.
     pub fn has(self, action: Action) -> bool {
         match action {
             Action::Pull => self.read,
@@ -81,7 +82,7 @@ impl Actions {
         }
     }
 
-    /// Those in either.
+    /// The actions in either set.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self {
@@ -91,7 +92,7 @@ impl Actions {
         }
     }
 
-    /// Those in both.
+    /// The actions in both sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -101,7 +102,7 @@ impl Actions {
         }
     }
 
-    /// Says whether there are none.
+    /// Returns true if it has no actions.
     pub fn is_empty(self) -> bool {
         self == Self::default()
     }
@@ -133,11 +134,11 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Grants `actions` on repositories that match `pattern`: `*` and `?` stop at a `/`, `**` does not; `**` alone is every
-    /// repository, `team/**` every one below `team/` and not `team` itself; `{a,b}` and `[a-z]` choose.
+    /// Grants `actions` on repositories that match `pattern`: `*` and `?` do not match a `/`, `**` does; `**` alone is every
+    /// repository, `team/**` every one below `team/` and not `team` itself; `{a,b}` and `[a-z]` are alternatives.
     ///
     /// # Errors
-    /// A pattern that is none.
+    /// An invalid pattern.
     pub fn new(pattern: &str, actions: Actions) -> Result<Self> {
         if pattern.is_empty() {
             return Err(Error::new("a grant's repository pattern is empty")
@@ -167,12 +168,12 @@ impl Grant {
         }
     }
 
-    /// What it allows wherever it allows anything.
+    /// What it allows on at least one repository.
     pub fn anywhere(&self) -> Actions {
         self.actions
     }
 
-    /// What it allows on all repositories, also on those that are not there yet.
+    /// What it allows on all repositories, including future ones.
     pub fn everywhere(&self) -> Actions {
         if self.pattern.glob().glob() == "**" {
             self.actions

@@ -1,4 +1,4 @@
-//! What a request shows: its `Authorization` (RFC 9110 §11.6.2).
+//! The credentials of a request: its `Authorization` (RFC 9110 §11.6.2).
 
 use axum::http::{HeaderMap, header::AUTHORIZATION};
 use base64::{
@@ -9,16 +9,16 @@ use base64::{
 
 use crate::redact::Secret;
 
-/// Longest credentials that are looked at; our own tokens stay below.
+/// Longest credentials that are accepted; the daemon's own tokens are shorter.
 const MAX_BYTES: usize = 16 << 10;
 
-/// Some clients leave the padding out.
+/// Some clients omit the padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What was shown.
+/// The credentials of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Shown {
     /// Nothing.
@@ -27,7 +27,7 @@ pub(super) enum Shown {
     Basic(String, Secret),
     /// A token (RFC 6750).
     Bearer(Secret),
-    /// Something that cannot be understood; never taken for nothing.
+    /// Malformed credentials; never treated as none.
     Nonsense,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn shown(headers: &HeaderMap) -> Shown {
     let Some(value) = all.next() else {
         return Shown::Nothing;
     };
-    // Two of them: a proxy and we could each believe another one.
+    // If there are two, a proxy and we could each use a different one.
     if all.next().is_some() || value.len() > MAX_BYTES {
         return Shown::Nonsense;
     }
@@ -57,9 +57,9 @@ pub(super) fn shown(headers: &HeaderMap) -> Shown {
 
 fn basic(text: &str) -> Option<Shown> {
     let text = String::from_utf8(BASE64.decode(text).ok()?).ok()?;
-    // A password may hold colons, a name cannot.
+    // A password may contain colons, a name may not.
     let (name, password) = text.split_once(':')?;
-    // What a client without credentials sends that was told to log in.
+    // Sent by clients that have no credentials when they are asked to log in.
     if name.is_empty() && password.is_empty() {
         return Some(Shown::Nothing);
     }

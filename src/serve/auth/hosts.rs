@@ -1,8 +1,9 @@
-//! By which names a daemon may be called, and for which web sites a browser may call it.
+//! The host names by which clients may address the daemon, and the web sites for which a browser may send requests to it.
 //!
-//! A page in a browser on this machine reaches loopback addresses as every other program does, but its request tells: by DNS
-//! rebinding it comes with the page's own name in `Host`; across sites it comes with `Origin` or `Sec-Fetch-Site` (Fetch
-//! standard, "Origin header"; Fetch Metadata, "Sec-Fetch-Site"). No client of a registry sends either of the latter.
+//! A page in a browser on this machine can reach loopback addresses as any other program can, but its request can be
+//! recognized: with DNS rebinding it carries the page's own name in `Host`; across sites it carries `Origin` or
+//! `Sec-Fetch-Site` (Fetch standard, "Origin header"; Fetch Metadata, "Sec-Fetch-Site"). No registry client sends either of the
+//! latter.
 
 use std::{collections::BTreeSet, fs, net::IpAddr};
 
@@ -20,25 +21,25 @@ use crate::{
     serve::refusal::Refusal,
 };
 
-/// Bytes of a host's name that a message shows.
+/// Maximum number of bytes of a host name in a message.
 const MAX_SHOWN: usize = 100;
-/// Unknown names that are warned of once each; others are noted only.
+/// Number of unknown names that log one warning each; further ones are only noted.
 const MAX_WARNED: usize = 32;
 
-/// Names that are known to be this daemon, besides loopback addresses and `localhost`.
+/// Names of this daemon, besides loopback addresses and `localhost`.
 pub(super) struct Hosts {
     /// In lower case, without ports.
     names: Vec<String>,
-    /// Where clients see this daemon: scheme, host and port.
+    /// The daemon's URL as clients see it: scheme, host and port.
     external: Option<Site>,
     warned: Mutex<BTreeSet<String>>,
 }
 
 impl Hosts {
-    /// Those of `allowed_hosts` and of `external_url`, and this machine's own. Blocks.
+    /// The names in `allowed_hosts` and `external_url`, and this machine's own. Blocks.
     ///
     /// # Errors
-    /// Names the entry that is not a host's name.
+    /// Names the entry that is not a valid host name.
     pub(super) fn new(config: &Config) -> Result<Self> {
         let external = config.external_url.as_deref().and_then(Site::of);
         let mut names: Vec<String> = external.iter().map(|site| site.host.clone()).collect();
@@ -62,18 +63,18 @@ impl Hosts {
         })
     }
 
-    /// Checks a request that came by TCP; `by_address`: its sender has rights for being at a loopback address.
+    /// Checks a request received over TCP; `by_address`: its sender has rights because of its loopback address.
     ///
     /// # Errors
-    /// [`Refusal::denied`] for a request that a page of another site made, and for one `by_address` that calls this daemon by a
-    /// name that is not known.
+    /// [`Refusal::denied`] for a request that a page of another site sent, and for one `by_address` that uses an unknown name
+    /// for this daemon.
     pub(super) fn check<B>(
         &self,
         request: &Request<B>,
         by_address: bool,
     ) -> std::result::Result<(), Refusal> {
         let (uri, headers) = (request.uri(), request.headers());
-        // A client that names no host (HTTP/1.0) is not a browser.
+        // A client that sends no host name (HTTP/1.0) is not a browser.
         let named: Vec<&str> = uri
             .authority()
             .map(Host::as_str)
@@ -103,7 +104,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Warns of a name at its first request; a page may ask by as many as it likes.
+    /// Logs a warning at the first request with a name; a page may use any number of names.
     fn report(&self, host: &str) {
         let mut warned = self.warned.lock();
         if warned.len() < MAX_WARNED && warned.insert(host.to_owned()) {
@@ -117,12 +118,12 @@ impl Hosts {
         }
     }
 
-    /// Says whether this is one of our names, whatever the port.
+    /// Returns true if this is one of our names, with any port.
     fn knows(&self, named: &str) -> bool {
         let Ok(host) = named.parse::<Host>() else {
             return false;
         };
-        // `user@host`: each reader could take another part for the host.
+        // `user@host`: different parsers could take a different part as the host.
         if named.contains('@') {
             return false;
         }
@@ -130,11 +131,12 @@ impl Hosts {
         is_loopback(&name) || self.names.contains(&name)
     }
 
-    /// Says whether a browser made the request for a page of another site.
+    /// Returns true if a browser sent the request for a page of another site.
     fn is_foreign(&self, named: &[&str], headers: &HeaderMap) -> bool {
         let mut sites = all(headers, "sec-fetch-site").peekable();
         if sites.peek().is_some() {
-            // No script can set it, so it says more than `Origin`, which a proxy that changes `Host` makes look foreign.
+            // Scripts cannot set it, so it is more reliable than `Origin`, which looks foreign behind a proxy that changes
+            // `Host`.
             return !sites.all(|site| matches!(site, "same-origin" | "none"));
         }
         let ours = |origin: &str| {
@@ -148,8 +150,8 @@ impl Hosts {
     }
 }
 
-/// Says whether somebody followed a link to the status page: a GET that changes nothing, for a page in a tab of its own, which
-/// the site with the link cannot read (Fetch Metadata, "Sec-Fetch-Mode", "Sec-Fetch-Dest"). No script can set these headers.
+/// Returns true if a user followed a link to the status page: a GET without side effects, for a page in its own tab, which the
+/// linking site cannot read (Fetch Metadata, "Sec-Fetch-Mode", "Sec-Fetch-Dest"). Scripts cannot set these headers.
 fn is_visit<B>(request: &Request<B>) -> bool {
     let only = |name, value| all(request.headers(), name).eq([value]);
     request.method() == Method::GET
@@ -159,7 +161,7 @@ fn is_visit<B>(request: &Request<B>) -> bool {
         && !request.headers().contains_key(ORIGIN)
 }
 
-/// The names of this machine: its host name, without the domain too, and with the domain that `/etc/hosts` gives it.
+/// The names of this machine: its host name, with and without the domain, and with the domain from `/etc/hosts`.
 fn own_names(node: &str, known: &str) -> Vec<String> {
     let node = plain(node);
     if !is_name(&node) {
@@ -181,7 +183,7 @@ fn own_names(node: &str, known: &str) -> Vec<String> {
     found
 }
 
-/// All values of a header; one that is not text is empty, which is no host and no site.
+/// All values of a header; a value that is not text becomes empty, which matches no host and no site.
 fn all<'h>(headers: &'h HeaderMap, name: &str) -> impl Iterator<Item = &'h str> {
     let values = headers.get_all(name).into_iter();
     values.map(|value| value.to_str().unwrap_or_default())
@@ -196,13 +198,13 @@ struct Site {
 }
 
 impl Site {
-    /// That of a URL.
+    /// The origin of a URL.
     fn of(url: &str) -> Option<Self> {
         let (scheme, rest) = url.split_once("://")?;
         Self::with(&scheme.to_ascii_lowercase(), rest.split('/').next()?)
     }
 
-    /// That of a host, with a port or without.
+    /// The origin of a host, with or without a port.
     fn with(scheme: &str, host: &str) -> Option<Self> {
         let host: Host = host.parse().ok()?;
         let port = match (host.port_u16(), scheme) {
@@ -219,7 +221,7 @@ impl Site {
     }
 }
 
-/// Says whether a text is a host's name or address, as it stands in a URL.
+/// Returns true if a text is a host name or address, as in a URL.
 fn is_name(text: &str) -> bool {
     let inside = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     if let Some(inside) = inside {
@@ -229,12 +231,12 @@ fn is_name(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(plain)
 }
 
-/// In lower case, without the dot at the end that means the same name.
+/// In lower case, without the trailing dot, which does not change the meaning.
 fn plain(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
-/// Says whether a name is this machine wherever it is looked up (RFC 6761 §6.3).
+/// Returns true if a name always refers to this machine (RFC 6761 §6.3).
 fn is_loopback(name: &str) -> bool {
     let inside = name.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let ip: Option<IpAddr> = inside.unwrap_or(name).parse().ok();
@@ -244,7 +246,7 @@ fn is_loopback(name: &str) -> bool {
     }
 }
 
-/// Whose share the line about a request counts to.
+/// Which caller the log line about a request is accounted to.
 fn caller<B>(request: &Request<B>) -> Key {
     Peer::of(request.extensions()).key()
 }
@@ -390,7 +392,7 @@ mod tests {
             assert!(!passes(&none, "/v2/", &[("host", host)], true), "{host}");
             assert!(passes(&none, "/v2/", &[("host", host)], false), "{host}");
         }
-        // Each of them counts: HTTP/2 has `:authority`, and some send two.
+        // Each of them is checked: HTTP/2 has `:authority`, and some clients send two.
         let evil = "http://rebind.evil.example/v2/";
         assert!(!passes(&none, evil, &[], true));
         assert!(!passes(&none, evil, &[("host", "localhost")], true));
@@ -443,7 +445,7 @@ mod tests {
             (&[("sec-fetch-site", "same-site")], false),
             (&[("sec-fetch-site", "none")], true),
             (&[("sec-fetch-site", "same-origin")], true),
-            // Behind a proxy that sends another `Host`.
+            // Behind a proxy that changes `Host`.
             (
                 &[
                     ("sec-fetch-site", "same-origin"),

@@ -1,4 +1,4 @@
-//! HS256 (RFC 7518 §3.2) for `jsonwebtoken`, which leaves the choice of a library for it to the program.
+//! HS256 (RFC 7518 §3.2) for `jsonwebtoken`, which leaves the choice of a crypto library to the program.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jsonwebtoken::{
@@ -24,9 +24,9 @@ static PROVIDER: CryptoProvider = CryptoProvider {
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes tokens of this process use it. May be called any number of times.
+/// Makes the tokens of this process use it. May be called repeatedly.
 pub(super) fn install() {
-    // An error says that it is installed.
+    // An error means that it is already installed.
     let _ = PROVIDER.install_default();
 }
 

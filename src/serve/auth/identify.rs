@@ -1,4 +1,4 @@
-//! From what was shown to a name.
+//! From credentials to a name.
 
 use std::{path::Path, sync::Arc};
 
@@ -23,21 +23,21 @@ use crate::{
     serve::admission::{Full, Pool},
 };
 
-/// How somebody has shown who they are.
+/// How a caller has authenticated.
 #[derive(Debug, Clone)]
 pub(super) enum Proof {
-    /// Not at all, or by a certificate: neither was asked for, and whoever has more to show can be told to.
+    /// Not at all, or by a certificate: no credentials were requested, so the caller can still be asked for them.
     Unasked,
     /// By a password or static token.
     Account(Account),
-    /// By a token of ours.
+    /// By an access token of this daemon.
     Pass,
 }
 
-/// Why it is not known who a request is from.
+/// Why the sender of a request could not be identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
-    /// What was shown is wrong.
+    /// The credentials are wrong.
     Wrong(Wrong),
     /// Too many passwords are being checked.
     Busy(Full),
@@ -49,23 +49,23 @@ impl From<Full> for Unknown {
     }
 }
 
-/// Who it is, as far as that was shown.
+/// The caller, as far as it is authenticated.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) principal: Principal,
     pub(super) proof: Proof,
 }
 
-/// Files and settings as they were last read.
+/// Files and settings as of the last reading.
 pub(super) struct Setup {
     pub(super) config: Config,
     pub(super) policy: Policy,
     pub(super) accounts: Accounts,
-    /// `None` where tokens are not offered, or nobody needs one.
+    /// `None` if tokens are not offered, or nobody needs one.
     pub(super) signer: Option<Signer>,
     pub(super) challenger: Challenger,
     pub(super) hosts: Hosts,
-    /// Whether there is anything to show.
+    /// Whether any credentials can be accepted.
     pub(super) can_identify: bool,
 }
 
@@ -73,7 +73,7 @@ impl Setup {
     /// Reads all of it. Blocks.
     ///
     /// # Errors
-    /// Whatever is wrong with the settings or a file; then nothing of it is in force.
+    /// Any problem with the settings or a file; then none of it takes effect.
     pub(super) fn read(config: Config, state_dir: &Path, exposure: Exposure) -> Result<Self> {
         config.check(exposure)?;
         let policy = Policy::new(&config, exposure)?;
@@ -96,10 +96,11 @@ impl Setup {
         })
     }
 
-    /// Who a request is from; a password is checked in a place of `checks`.
+    /// Identifies the sender of a request; a password is checked in a slot of `checks`.
     ///
     /// # Errors
-    /// Says what was wrong with what was shown: it is never taken for nothing, or `docker login` would accept any password.
+    /// Says what is wrong with the credentials: wrong ones are never treated as none, or `docker login` would accept any
+    /// password.
     pub(super) async fn identify(
         &self,
         headers: &HeaderMap,
@@ -107,7 +108,7 @@ impl Setup {
         checks: &Pool,
     ) -> std::result::Result<Identity, Unknown> {
         let from = peer.origin(headers);
-        // Where there is nothing to show, whatever is shown is for somebody else.
+        // If no credentials can be accepted, those in the request are meant for another server.
         let shown = if self.can_identify {
             header::shown(headers)
         } else {
@@ -134,7 +135,7 @@ impl Setup {
         }
     }
 
-    /// Who has this name and password, in a request with these headers.
+    /// The account with this name and password, in a request with these headers.
     ///
     /// # Errors
     /// [`Full`] if too many passwords are being checked.
@@ -146,7 +147,7 @@ impl Setup {
         checks: &Pool,
     ) -> std::result::Result<Option<Identity>, Full> {
         if name.is_empty() {
-            // BuildKit shows a refresh token so before it asks in the way that is meant for one.
+            // BuildKit sends a refresh token in this way before it uses the proper one.
             return Ok(None);
         }
         let from = peer.origin(headers);
@@ -154,7 +155,7 @@ impl Setup {
         let checked = (checks, caller.clone());
         let account = self.accounts.by_password(name, password, checked);
         let Some(account) = account.await? else {
-            // Not the name: some paste their token there.
+            // Without the name: some users paste their token there.
             if lines::may_write(&caller) {
                 warn!(?from, "Wrong user name or password");
             }
@@ -163,7 +164,7 @@ impl Setup {
         Ok(Some(self.account(account, from)))
     }
 
-    /// Who has this static token.
+    /// The owner of this static token.
     pub(super) fn by_static_token(&self, token: &Secret, from: PeerKind) -> Option<Identity> {
         Some(self.account(self.accounts.by_token(token)?, from))
     }
@@ -185,11 +186,11 @@ impl Setup {
             certificate,
             access,
         } = self.signer.as_ref()?.check_pass(token)?;
-        // Without the certificate, or after its authority was removed, it is a token that somebody found.
+        // Without the certificate, or after its authority was removed, the token may be stolen.
         if certificate && peer.certificate.as_deref() != Some(&*sub) {
             return None;
         }
-        // Who has been removed, or has another password, is so at once.
+        // A removed user, or a changed password, takes effect at once.
         if secret.is_some_and(|stamp| !self.accounts.vouches(&sub, &stamp)) {
             return None;
         }
@@ -200,7 +201,7 @@ impl Setup {
         })
     }
 
-    /// The principal of that name, with the rights it has from there.
+    /// The principal with that name, with its rights for such connections.
     pub(super) fn principal(&self, name: Option<Arc<str>>, from: PeerKind) -> Principal {
         let grants = self.policy.grants(name.as_deref(), from);
         Principal::new(name, grants)

@@ -1,9 +1,11 @@
-//! Who may do what: from a request's headers and its connection to a [`Principal`], or to a refusal that says how to do better.
+//! Authentication and authorization: from a request's headers and its connection to a [`Principal`], or to a refusal that
+//! explains what is missing.
 //!
-//! - Holds: users and tokens from files, client certificates' names, grants on repositories, the token flow of registries.
-//! - Enters: headers, the [`Peer`] of the connection, what the request [`Need`]s.
-//! - Leaves: a [`Principal`], or a refusal with its challenges; the answer to who asks for a token ([`token`]).
-//! - Deliberately absent: routes and errors of any one protocol, TLS itself, credentials that we send (`store::registry`).
+//! - Holds: users and tokens from files, names in client certificates, grants on repositories, the token flow of registries.
+//! - Enters: headers, the [`Peer`] of the connection, the rights that the request [`Need`]s.
+//! - Leaves: a [`Principal`], or a refusal with its challenges; answers to token requests ([`token`]).
+//! - Deliberately absent: routes and error formats of any one protocol, TLS itself, credentials that we send
+//!   (`store::registry`).
 
 mod access;
 mod accounts;
@@ -38,16 +40,16 @@ pub use grant::{Action, Actions, Grant};
 pub use peer::{Peer, PeerKind, Transport};
 pub use principal::{Need, Principal};
 
-/// The name of who shows nothing: a rule may grant to it, an account cannot have it.
+/// The name of a caller without credentials: rules may grant it rights; accounts cannot use it.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// Authentication that cannot be set up as it is configured; never holds a secret.
+/// An invalid authentication setup; never holds a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// What is wrong, and where it was written.
+    /// What is wrong, and where it was configured.
     pub message: String,
-    /// What to do about it.
+    /// How to fix it.
     pub hint: Option<String>,
 }
 

@@ -14,33 +14,33 @@ use crate::{
 };
 use base64::Engine as _;
 
-/// Passwords computed at once: guessing must not take every processor.
+/// Maximum number of concurrent checks: guessing must not use every processor.
 const MAX_AT_ONCE: usize = 2;
-/// Requests that wait for their password to be computed, all of them and those of one caller.
+/// Requests that wait for a password check, in total and per caller.
 const QUEUE: Queue = Queue {
     total: 512,
     each: 128,
 };
-/// bcrypt's costs that are taken: below it there is no format, above it one login takes many seconds.
+/// Accepted bcrypt costs: lower ones do not exist, and with higher ones a login takes many seconds.
 const COSTS: std::ops::RangeInclusive<u32> = 4..=15;
-/// Above it one login takes a second and more, and with several at once everybody waits.
+/// With a higher cost a login takes a second or more, and concurrent logins delay everybody.
 const SLOW_COST: u32 = 12;
-/// What bcrypt looks at: whatever follows could be anything.
+/// bcrypt ignores all bytes after this many.
 const MAX_PASSWORD_BYTES: usize = 72;
-/// What an unknown name is compared with where the file is empty; nobody's password.
+/// Compared with passwords of unknown names if the file is empty; nobody has this password.
 const DECOY: &str = "$2y$10$yqpZ.uwQryeanbUrqhshdOwSVMPpBqIXTAl3e3TXoPQAbRViN9mJO";
 
-/// Who has which password.
+/// The users' password hashes.
 pub(super) struct Passwords {
     users: BTreeMap<Arc<str>, Secret>,
     remembered: Remembered,
 }
 
 impl Passwords {
-    /// Reads them; a password that was right is remembered for `remember`. Blocks.
+    /// Reads them; a correct password is remembered for `remember`. Blocks.
     ///
     /// # Errors
-    /// Names the line that is wrong and shows nothing of its hash.
+    /// Names the invalid line, without showing any of its hash.
     pub(super) fn read(path: &Path, remember: Duration) -> Result<Self> {
         Self::parse(path, &files::read(path, "htpasswd")?, remember)
     }
@@ -83,12 +83,12 @@ impl Passwords {
         self.users.len()
     }
 
-    /// Places of those that are computed.
+    /// Slots for password checks.
     pub(super) fn checks() -> Pool {
         Pool::new("passwords", MAX_AT_ONCE, QUEUE)
     }
 
-    /// The user's name, if this is the password. Waits for a place among `checks` as `caller` while others are computed; an
+    /// The user's name, if the password is correct. Waits for a slot of `checks` as `caller` while others are being checked; an
     /// unknown name takes as long as a known one.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Passwords {
             return Ok(Some(name));
         }
         let permit = checks.enter(caller).await?;
-        // Sixty requests of one push come at once; the first of them did the work.
+        // Sixty requests of one push arrive at once; the first of them did the work.
         if let Some(name) = remembered() {
             return Ok(Some(name));
         }
@@ -128,7 +128,7 @@ impl Passwords {
             right
         })
         .await;
-        // An error is a hash that cannot be one, and reading the file refuses those.
+        // An error means an invalid hash, which reading the file refuses.
         let name = known.filter(|_| right.unwrap_or(false));
         if name.is_some() {
             self.remembered.add(id);
@@ -136,13 +136,13 @@ impl Passwords {
         Ok(name.map(|(name, _)| name.clone()))
     }
 
-    /// A hash that is another when the password of `name` is.
+    /// A hash that changes with the password of `name`.
     pub(super) fn of(&self, name: &str) -> Option<Sha256> {
         let hash = self.users.get(name)?;
         Some(Sha256::of(hash.expose().as_bytes()))
     }
 
-    /// Some user's hash, always the same for one unknown name: so it costs what that file's users cost.
+    /// Some user's hash, always the same for a given unknown name, so that checking it costs as much as for that file's users.
     fn decoy(&self, name: &str) -> Secret {
         let at = Sha256::of(name.as_bytes()).0[0] as usize % self.users.len().max(1);
         let found = self.users.values().nth(at).cloned();
@@ -150,19 +150,19 @@ impl Passwords {
     }
 }
 
-/// Says whether bcrypt tells this password from all others: it cuts after 72 bytes, and repeats what is shorter with a NUL in
-/// between, so that `a` and `a\0a` are the same to it.
+/// Returns true if bcrypt distinguishes this password from all others: it truncates after 72 bytes, and repeats shorter ones
+/// with a NUL in between, so that `a` and `a\0a` are the same to it.
 fn is_whole(password: &str) -> bool {
     password.len() <= MAX_PASSWORD_BYTES && !password.contains('\0')
 }
 
-/// The cost of a hash that was checked, if it is one to warn of.
+/// The cost of a checked hash, if it deserves a warning.
 fn slow_cost(hash: &str) -> Option<u32> {
     let cost = hash.split('$').nth(2)?.parse().ok()?;
     (cost > SLOW_COST).then_some(cost)
 }
 
-/// Checks that a hash is one of bcrypt, whole, and not absurdly dear.
+/// Checks that a hash is a complete bcrypt hash, with an acceptable cost.
 fn check_hash(hash: &str) -> std::result::Result<(), String> {
     let kind = match hash {
         h if ["$2y$", "$2a$", "$2b$"].iter().any(|p| h.starts_with(p)) => {
@@ -234,7 +234,7 @@ mod tests {
     #[tokio::test]
     async fn unknown_name_is_compared_and_still_refused() {
         let p = parse(CI).unwrap();
-        // The one user's hash is the decoy, and this is its password: only the name is wrong.
+        // The only user's hash is the decoy, and this is its password: only the name is wrong.
         assert_eq!(p.decoy("nobody"), p.users["ci"]);
         assert!(!right(&p, "nobody", "correct horse").await);
         let empty = parse("").unwrap();
@@ -247,7 +247,7 @@ mod tests {
         let long = "A".repeat(72);
         for (password, same_to_bcrypt) in [(&*long, format!("{long}A")), ("x", "x\0x".to_owned())] {
             let hash = bcrypt::hash(password, 4).unwrap();
-            // What is refused here is right by bcrypt alone: else this test shows nothing.
+            // What is refused here is correct according to bcrypt; otherwise this test would show nothing.
             assert!(bcrypt::verify(&same_to_bcrypt, &hash).unwrap());
             let p = parse(&format!("ci:{hash}")).unwrap();
             assert!(right(&p, "ci", password).await);

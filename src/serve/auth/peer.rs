@@ -1,11 +1,11 @@
-//! Who is at the other end of a connection, as the connection tells it.
+//! The other end of a connection, as far as the connection itself identifies it.
 
 use std::{net::IpAddr, sync::Arc};
 
 use axum::http::{Extensions, HeaderMap};
 
 use crate::serve::admission::Key;
-/// What proxies add to requests that they forward. Any of them takes trust away, so it does not matter who wrote it.
+/// Headers that proxies add to forwarded requests. Each of them only reduces trust, so it does not matter who wrote it.
 const FORWARDED: [&str; 7] = [
     "forwarded",
     "via",
@@ -19,7 +19,7 @@ const FORWARDED: [&str; 7] = [
 /// Where the other end is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeerKind {
-    /// At our unix socket: the file's mode and group decide who gets there.
+    /// At our unix socket: the file's mode and group decide who can connect.
     Unix,
     /// On this machine (or in this pod).
     Loopback,
@@ -27,12 +27,12 @@ pub enum PeerKind {
     Remote,
 }
 
-/// What the bytes travel in.
+/// How the bytes are protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// As they are.
+    /// Not at all.
     Plain,
-    /// TLS that ends here.
+    /// TLS that is terminated here.
     Tls,
 }
 
@@ -41,11 +41,11 @@ pub enum Transport {
 pub struct Peer {
     /// Where it is.
     pub kind: PeerKind,
-    /// How it talks to us.
+    /// How it is protected.
     pub transport: Transport,
-    /// The name in its certificate, which TLS has verified; `None` without one.
+    /// The name in its certificate, verified by TLS; `None` without one.
     pub certificate: Option<Arc<str>>,
-    /// Its address; `None` at the unix socket, and where it is not known.
+    /// Its address; `None` at the unix socket, and if it is unknown.
     pub address: Option<IpAddr>,
 }
 
@@ -57,7 +57,7 @@ impl Peer {
 
     /// At an address, without TLS.
     pub fn tcp(ip: IpAddr) -> Self {
-        // A socket for both families shows 127.0.0.1 as ::ffff:127.0.0.1.
+        // A socket for both address families shows 127.0.0.1 as ::ffff:127.0.0.1.
         let kind = if ip.to_canonical().is_loopback() {
             PeerKind::Loopback
         } else {
@@ -78,7 +78,7 @@ impl Peer {
         }
     }
 
-    /// The same over TLS, with the name in the verified client certificate if there is one.
+    /// The same over TLS, with the name in the verified client certificate, if any.
     #[must_use]
     pub fn over_tls(mut self, certificate: Option<Arc<str>>) -> Self {
         self.transport = Transport::Tls;
@@ -86,13 +86,13 @@ impl Peer {
         self
     }
 
-    /// The peer of a request; where nobody put one, the one that is trusted least.
+    /// The peer of a request; if none was set, the least trusted one.
     pub fn of(extensions: &Extensions) -> Self {
         let found = extensions.get::<Self>().cloned();
         found.unwrap_or_else(|| Self::plain(PeerKind::Remote))
     }
 
-    /// Whose share the connection counts to.
+    /// Which caller the connection is accounted to.
     pub fn key(&self) -> Key {
         match self.address {
             Some(ip) => Key::address(ip),
@@ -101,8 +101,8 @@ impl Peer {
         }
     }
 
-    /// Whose share a request counts to, as long as it is not known who sends it. With `trust_forwarded` that is the last
-    /// address in `X-Forwarded-For`, which the proxy in front of us has written; those before it anybody may have.
+    /// Which caller a request is accounted to, until its sender is authenticated. With `trust_forwarded` this is the last
+    /// address in `X-Forwarded-For`, which the proxy in front of us has written; the earlier ones can be forged.
     pub(super) fn caller(&self, headers: &HeaderMap, trust_forwarded: bool) -> Key {
         let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
         let forwarded = forwarded.filter(|_| trust_forwarded);
@@ -111,7 +111,7 @@ impl Peer {
         ip.map_or_else(|| self.key(), Key::address)
     }
 
-    /// Where the client is: a proxy on this machine that says it forwards speaks for somebody who is not.
+    /// Where the client is: a proxy on this machine that forwards requests acts for a client elsewhere.
     pub(super) fn origin(&self, headers: &HeaderMap) -> PeerKind {
         if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
             PeerKind::Remote

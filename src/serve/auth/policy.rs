@@ -1,4 +1,4 @@
-//! From names to grants: the rules of the settings, and what holds where there are none.
+//! From names to grants: the rules of the settings, and the defaults without rules.
 
 use std::sync::Arc;
 
@@ -11,18 +11,18 @@ use super::{
     peer::PeerKind,
 };
 
-/// Whom a rule is for.
+/// Who a rule is for.
 enum Who {
     /// Everybody.
     Anybody,
-    /// Whoever has shown a name that matches.
+    /// Authenticated callers whose name matches.
     Named(GlobMatcher),
 }
 
 /// Compiled rules.
 pub(super) struct Policy {
     rules: Vec<(Vec<Who>, Vec<Arc<Grant>>)>,
-    /// For whoever has a name, as long as no rule is about names.
+    /// Grant of everybody with a name, as long as no rule is about names.
     of_names: Option<Arc<Grant>>,
     everything: Arc<Grant>,
     /// Whether everybody may do everything.
@@ -34,7 +34,7 @@ impl Policy {
     /// Compiles the rules.
     ///
     /// # Errors
-    /// Names the pattern that is none; a rule that can never grant anything; a daemon that nobody could use.
+    /// Names the invalid pattern; a rule that can never grant anything; a daemon that nobody could use.
     pub(super) fn new(config: &Config, exposure: Exposure) -> Result<Self> {
         let rules: Vec<_> = config.grants.iter().map(compile).collect::<Result<_>>()?;
         let anybody = |who: &Who| matches!(who, Who::Anybody);
@@ -63,7 +63,7 @@ impl Policy {
         })
     }
 
-    /// Says whether clients there have every right without showing who they are.
+    /// Returns true if such clients have every right without authentication.
     pub(super) fn trusts(&self, from: PeerKind) -> bool {
         match from {
             PeerKind::Unix => self.trusted >= TrustLocal::Unix,
@@ -72,14 +72,13 @@ impl Policy {
         }
     }
 
-    /// Says whether somebody who shows nothing may do anything, wherever they come from.
+    /// Returns true if unauthenticated callers may do anything, from any address.
     pub(super) fn is_open(&self) -> bool {
         !self.grants(None, PeerKind::Remote).is_empty()
     }
 
-    /// What a name (`None`: nobody in particular) may do who comes from there.
-    ///
-    /// A name never has less than nobody in particular: it could leave its credentials out.
+    /// Grants of a principal (`None`: anonymous) from there. A name never has fewer rights than the anonymous caller, since it
+    /// could omit its credentials.
     pub(super) fn grants(&self, name: Option<&str>, from: PeerKind) -> Vec<Arc<Grant>> {
         if self.trusts(from) || self.open {
             return vec![self.everything.clone()];
@@ -125,7 +124,7 @@ fn who(text: &str) -> Result<Who> {
     if text == ANONYMOUS {
         return Ok(Who::Anybody);
     }
-    // `*` crosses slashes here: names in certificates are often URIs.
+    // `*` matches slashes here: names in certificates are often URIs.
     let glob = GlobBuilder::new(text).build().map_err(|e| {
         Error::new(format!(
             "cannot use the principal `{text}` of `auth.grants`: {e}"
@@ -134,7 +133,7 @@ fn who(text: &str) -> Result<Who> {
     Ok(Who::Named(glob.compile_matcher()))
 }
 
-/// Says whether a rule for `text` is for `name` too; not if it is none.
+/// Returns true if a rule for `text` also applies to `name`; false for an invalid pattern.
 pub(super) fn is_meant(text: &str, name: &str) -> bool {
     match who(text) {
         Ok(Who::Anybody) => true,

@@ -1,4 +1,4 @@
-//! Who a request is made as, and what it needs.
+//! The principal of a request, and the rights it needs.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -12,15 +12,15 @@ use crate::serve::admission::Key;
 /// One right that a request needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need<'a> {
-    /// The repository's name, by the grammar of the distribution spec.
+    /// The repository's name, following the grammar of the distribution spec.
     pub repository: Cow<'a, str>,
     /// What is done to it.
     pub action: Action,
-    /// It is the list of repositories instead; the name is empty.
+    /// The right is for the list of repositories instead; the name is empty.
     pub(super) catalog: bool,
-    /// Whether the request goes on without it: a mount becomes an upload where its source may not be read.
+    /// Whether the request proceeds without it: a mount becomes an upload if its source may not be read.
     pub optional: bool,
-    /// Whether the same on any other repository will do; the one that is named is what its refusal speaks of.
+    /// Whether the same right on any other repository suffices; the refusal mentions the repository named here.
     pub(super) somewhere: bool,
 }
 
@@ -36,7 +36,7 @@ impl<'a> Need<'a> {
         }
     }
 
-    /// To list repositories, each of which is shown to whoever may read it ([`Principal::may_list`]).
+    /// The right to list repositories; callers see those that they may read ([`Principal::may_list`]).
     pub fn catalog() -> Self {
         Self {
             catalog: true,
@@ -44,29 +44,29 @@ impl<'a> Need<'a> {
         }
     }
 
-    /// To read.
+    /// The right to read.
     pub fn pull(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Pull)
     }
 
-    /// To write.
+    /// The right to write.
     pub fn push(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Push)
     }
 
-    /// To remove.
+    /// The right to remove.
     pub fn delete(repository: impl Into<Cow<'a, str>>) -> Self {
         Self::new(repository, Action::Delete)
     }
 
-    /// The same, as one that a challenge names but that no request is refused for; ask [`Principal::may`] whether it is there.
+    /// The same, named in challenges without being required; ask [`Principal::may`] whether the caller has it.
     #[must_use]
     pub fn optional(mut self) -> Self {
         self.optional = true;
         self
     }
 
-    /// The same on whatever repository: which ones the caller reaches is for the door to ask.
+    /// The same on any repository: the door determines which ones the caller can access.
     #[must_use]
     pub fn somewhere(mut self) -> Self {
         self.somewhere = true;
@@ -74,18 +74,18 @@ impl<'a> Need<'a> {
     }
 }
 
-/// Who a request is made as, with the rights of that request.
+/// The principal of a request, with the rights of that request.
 #[derive(Debug, Clone)]
 pub struct Principal {
-    /// `None`: nobody in particular.
+    /// `None`: anonymous.
     name: Option<Arc<str>>,
     grants: Vec<Arc<Grant>>,
-    /// What the token that was shown is limited to.
+    /// The limits of the token that was used.
     ceiling: Option<Access>,
 }
 
 impl Principal {
-    /// Whose share the request counts to; `address` where it is nobody in particular.
+    /// Which caller the request is accounted to; `address` if it is anonymous.
     pub fn key(&self, address: Key) -> Key {
         self.name.clone().map_or(address, Key::Principal)
     }
@@ -98,29 +98,29 @@ impl Principal {
         }
     }
 
-    /// Somebody who was not asked who they are, and has no rights.
+    /// A caller that was not identified, without rights.
     pub fn nobody() -> Self {
         Self::new(None, Vec::new())
     }
 
-    /// The same, with no more rights than a token holds.
+    /// The same, with no more rights than the token has.
     #[must_use]
     pub(super) fn within(mut self, access: Access) -> Self {
         self.ceiling = Some(access);
         self
     }
 
-    /// The name, for logs and errors; [`ANONYMOUS`] for nobody in particular.
+    /// The name, for logs and errors; [`ANONYMOUS`] for an anonymous caller.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(ANONYMOUS)
     }
 
-    /// Says whether it showed nothing.
+    /// Returns true if the caller is not authenticated.
     pub fn is_anonymous(&self) -> bool {
         self.name.is_none()
     }
 
-    /// Says whether it may do this now, with what it showed.
+    /// Returns true if it may do this now, with its credentials.
     pub fn may(&self, need: &Need<'_>) -> bool {
         if need.catalog {
             return self.ceiling.as_ref().is_none_or(Access::lists);
@@ -132,17 +132,18 @@ impl Principal {
         self.granted(&need.repository).has(need.action) && self.ceiling.as_ref().is_none_or(within)
     }
 
-    /// Says whether a list of repositories shows it this one. A token to list is for all that its name may read.
+    /// Returns true if its lists of repositories include this one. A token for listing covers everything that its name may
+    /// read.
     pub fn may_list(&self, repository: &str) -> bool {
         self.may(&Need::catalog()) && self.granted(repository).has(Action::Pull)
     }
 
-    /// Says whether there is any repository that its name may do this to, whatever a token leaves of that now.
+    /// Returns true if its name may do this to any repository, regardless of the limits of its token.
     pub fn is_granted_somewhere(&self, action: Action) -> bool {
         self.grants.iter().any(|g| g.anywhere().has(action))
     }
 
-    /// Says whether there is any repository that it may do this to now; which one is asked by [`Self::may`].
+    /// Returns true if it may do this to any repository now; [`Self::may`] checks a particular one.
     pub fn may_somewhere(&self, action: Action) -> bool {
         match &self.ceiling {
             None => self.grants.iter().any(|g| g.anywhere().has(action)),
@@ -152,19 +153,19 @@ impl Principal {
         }
     }
 
-    /// Says whether it may do this to every repository there is or will be: upkeep that does not stop at one.
+    /// Returns true if it may do this to all repositories, including future ones: required for maintenance of the whole store.
     ///
-    /// Never so with a token of the registry flow: those are for single repositories.
+    /// Never true with a token of the registry flow: those are for single repositories.
     pub fn may_everywhere(&self, action: Action) -> bool {
         self.ceiling.is_none() && self.grants.iter().any(|g| g.everywhere().has(action))
     }
 
-    /// Says whether its name may read every repository there is or will be, whatever token it showed.
+    /// Returns true if its name may read all repositories, including future ones, regardless of its token.
     pub fn reads_everything(&self) -> bool {
         self.grants.iter().any(|g| g.everywhere().has(Action::Pull))
     }
 
-    /// What its name is granted, whatever token it showed.
+    /// The grants of its name, regardless of its token.
     pub(super) fn granted(&self, repository: &str) -> Actions {
         self.grants
             .iter()

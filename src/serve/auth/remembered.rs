@@ -1,4 +1,4 @@
-//! Passwords that were right a moment ago: bcrypt costs tens of milliseconds on purpose, a push makes hundreds of requests.
+//! Recently verified passwords: bcrypt takes tens of milliseconds on purpose, and a push sends hundreds of requests.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::{
     redact::Secret,
 };
 
-/// Most that are kept: those remembered longest go first.
+/// Maximum number of entries: the oldest ones are removed first.
 const MAX_ENTRIES: usize = 1024;
 
-/// Name and password under a key of this process: what is kept tells nothing to who reads memory without the key, and nobody
-/// outside can choose where it lies.
+/// Name and password, hashed with a key of this process: the entries reveal nothing to an attacker who reads memory without the
+/// key, and nobody outside can choose their place in the map.
 pub(super) struct Remembered {
     key: [u8; 32],
     right: Lately<Sha256>,
@@ -27,7 +27,7 @@ impl Remembered {
         }
     }
 
-    /// What stands for this name and password here.
+    /// The id of this name and password here.
     pub(super) fn id(&self, name: &str, password: &Secret) -> Sha256 {
         let mut hasher = Sha256Hasher::default();
         hasher.update(&self.key);
@@ -37,12 +37,12 @@ impl Remembered {
         hasher.finish()
     }
 
-    /// Says whether it was right within the time that is remembered.
+    /// Returns true if it was verified recently enough.
     pub(super) fn knows(&self, id: Sha256) -> bool {
         self.right.contains(&id)
     }
 
-    /// Remembers that it is right.
+    /// Remembers that it is correct.
     pub(super) fn add(&self, id: Sha256) {
         self.right.insert(id, ());
     }

@@ -1,7 +1,7 @@
-//! Our own tokens: JWTs (RFC 7519), signed by HS256 under a key that daemons behind one name share.
+//! The daemon's own tokens: JWTs (RFC 7519), signed by HS256 with a key that daemons behind one name share.
 //!
-//! The claims are those of `distribution/distribution:docs/content/spec/auth/jwt.md`. Nothing in a token's header is believed: the
-//! algorithm is ours, and `kid`, `jwk` and the like are not looked at (distribution CVE-2025-24976).
+//! The claims are those of `distribution/distribution:docs/content/spec/auth/jwt.md`. Nothing in a token's header is trusted:
+//! the algorithm is fixed, and `kid`, `jwk` and the like are ignored (distribution CVE-2025-24976).
 
 use std::path::Path;
 
@@ -13,47 +13,48 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Error, Result, access::Access, config::Config, files, hs256};
 use crate::{digest::Sha256, fs, random, redact::Secret};
 
-/// Who signs.
+/// The issuer.
 const ISSUER: &str = "cachectld";
-/// How far the clocks of two daemons may be apart, in seconds.
+/// Tolerated difference between the clocks of two daemons, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
-/// Shortest secret that signs: as long as what HS256 computes (RFC 7518 §3.2).
+/// Minimum length of a signing secret: the output length of HS256 (RFC 7518 §3.2).
 const MIN_KEY_BYTES: usize = 32;
 /// The key in the state folder.
 const KEY_FILE: &str = "token.key";
-/// The key before it, if somebody moved it there.
+/// The previous key, if somebody moved it there.
 const PREVIOUS_KEY_FILE: &str = "token.key.previous";
 
-/// What a token says that opens repositories.
+/// The claims of an access token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pass {
-    /// Whose it is; [`super::ANONYMOUS`] for nobody in particular.
+    /// Its owner; [`super::ANONYMOUS`] for an anonymous caller.
     pub(super) sub: String,
-    /// Stands for the secret that was shown for it, if one was; with another secret it is void.
+    /// Represents the secret that the token was issued for, if any; the token is void once that secret changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) secret: Option<Stamp>,
-    /// Nothing was shown for it but a client certificate of that name: it is only good together with one.
+    /// It was issued for nothing but a client certificate with that name, so it is valid only with that certificate.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) certificate: bool,
-    /// What it opens.
+    /// The access it grants.
     pub(super) access: Access,
 }
 
-/// What a token says that gets others.
+/// The claims of a refresh token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Refresh {
-    /// Whose it is.
+    /// Its owner.
     pub(super) sub: String,
-    /// Stands for the secret that was shown for it; with another secret it is void.
+    /// Represents the secret that it was issued for; it is void once that secret changes.
     pub(super) secret: Stamp,
 }
 
-/// Stands for a password's hash or a static token inside of tokens: hashed again and cut, so that nothing can be found from it.
+/// Represents a password's hash or a static token inside tokens: hashed again and truncated, so that nothing can be derived
+/// from it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp(String);
 
 impl Stamp {
-    /// Of what is kept of the secret.
+    /// The stamp of the stored form of the secret.
     pub(super) fn of(kept: Sha256) -> Self {
         Self(Sha256::of(&kept.0).to_hex()[..32].to_owned())
     }
@@ -71,10 +72,10 @@ struct Claims<T> {
     own: T,
 }
 
-/// A signed token and when it was.
+/// A signed token and its time of issue.
 pub(super) struct Signed {
     pub(super) token: Secret,
-    /// Seconds from 1970.
+    /// Seconds since 1970.
     pub(super) issued_at: u64,
 }
 
@@ -87,10 +88,10 @@ pub(super) struct Signer {
 }
 
 impl Signer {
-    /// Reads the keys; one in the state folder is made where there is none. Blocks.
+    /// Reads the keys; the one in the state folder is created if missing. Blocks.
     ///
     /// # Errors
-    /// A key that cannot be read or made, or is shorter than 32 bytes.
+    /// A key that cannot be read or created, or is shorter than 32 bytes.
     pub(super) fn open(config: &Config, state_dir: &Path) -> Result<Self> {
         hs256::install();
         let (current, previous) = match &config.signing_key {
@@ -112,27 +113,27 @@ impl Signer {
         })
     }
 
-    /// A token that opens repositories for `life` seconds.
+    /// An access token that is valid for `life` seconds.
     pub(super) fn pass(&self, pass: &Pass, life: u64) -> Signed {
         self.sign(self.service.clone(), pass, life)
     }
 
-    /// What a token opens, if it is one of ours, whole, and in its time.
+    /// The claims of an access token, if it is one of ours, unmodified and not expired.
     pub(super) fn check_pass(&self, token: &Secret) -> Option<Pass> {
         self.check(&self.service, token)
     }
 
-    /// A token that gets others for `life` seconds.
+    /// A refresh token that is valid for `life` seconds.
     pub(super) fn refresh(&self, refresh: &Refresh, life: u64) -> Signed {
         self.sign(self.refresh_audience(), refresh, life)
     }
 
-    /// What a refresh token says, under the same conditions.
+    /// The claims of a refresh token, under the same conditions.
     pub(super) fn check_refresh(&self, token: &Secret) -> Option<Refresh> {
         self.check(&self.refresh_audience(), token)
     }
 
-    /// Neither kind of token can stand for the other.
+    /// A separate audience, so that one kind of token cannot be used as the other.
     fn refresh_audience(&self) -> String {
         format!("{}#refresh", self.service)
     }
@@ -185,19 +186,19 @@ fn key(path: &Path) -> Result<Secret> {
     Ok(Secret::new(text))
 }
 
-/// The keys in the state folder: the current one, made if need be, and the previous one if there is one.
+/// The keys in the state folder: the current one, created if necessary, and the previous one, if any.
 fn own_keys(state_dir: &Path) -> Result<(Secret, Option<Secret>)> {
     let path = state_dir.join(KEY_FILE);
     let trouble = |e: fs::Error| {
         Error::new(format!("cannot keep the key that signs tokens: {e}"))
             .hint("name a state folder that can be written, or set `auth.signing_key`")
     };
-    // What is there and cannot be looked at is refused when it is read.
+    // Reading refuses a file that exists but cannot be inspected.
     let missing = |path: &Path| matches!(path.try_exists(), Ok(false));
     if missing(&path) {
         fs::make_dirs(state_dir).map_err(trouble)?;
         let new = const_hex::encode(random::bytes::<32>()) + "\n";
-        // A temporary file of mode 600 that is renamed.
+        // A temporary file with mode 600, then a rename.
         fs::write_atomic(&path, new.as_bytes(), fs::Durability::Sync).map_err(trouble)?;
     }
     let previous = state_dir.join(PREVIOUS_KEY_FILE);

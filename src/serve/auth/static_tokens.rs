@@ -1,4 +1,4 @@
-//! Tokens from a file: `name token` on each line, any number for one name, so that they can be changed one after the other.
+//! Tokens from a file: `name token` on each line, any number per name, so that they can be rotated one at a time.
 
 use std::{path::Path, sync::Arc};
 
@@ -7,7 +7,7 @@ use subtle::ConstantTimeEq as _;
 use super::{Result, files};
 use crate::{digest::Sha256, redact::Secret};
 
-/// Shortest token: what is shorter can be guessed.
+/// Minimum length of a token: shorter ones can be guessed.
 const MIN_BYTES: usize = 16;
 
 /// Names and the SHA-256 of their tokens; the tokens themselves are not kept.
@@ -17,7 +17,7 @@ impl StaticTokens {
     /// Reads them. Blocks.
     ///
     /// # Errors
-    /// Names the line that is wrong and shows nothing of it.
+    /// Names the invalid line, without showing any of it.
     pub(super) fn read(path: &Path) -> Result<Self> {
         Self::parse(path, &files::read(path, "token")?)
     }
@@ -51,17 +51,17 @@ impl StaticTokens {
         Ok(Self(all))
     }
 
-    /// Whose they are.
+    /// The owners of the tokens.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_ref())
     }
 
-    /// How many there are.
+    /// The number of tokens.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Whose token it is, and its hash. All are compared, each in constant time.
+    /// The owner of a token, and its hash. Compares with all tokens, each in constant time.
     pub(super) fn owner(&self, token: &Secret) -> Option<(Arc<str>, Sha256)> {
         let hash = Sha256::of(token.expose().as_bytes());
         self.0.iter().fold(None, |found, (name, own)| {

@@ -1,4 +1,4 @@
-//! What a call needs, and how far what its caller may do goes.
+//! The rights that a call needs, and the repositories that its caller may use.
 
 use std::sync::Arc;
 
@@ -22,12 +22,12 @@ pub enum Right {
     Write,
     /// Removes from repositories: those that its caller may remove from, if there are any.
     Delete,
-    /// Does what does not stop at one repository, or goes to other stores as the daemon.
+    /// Affects more than single repositories, or accesses other stores as the daemon.
     Everything,
 }
 
 impl Right {
-    /// What its caller must be granted at least; [`Self::check`] says whether that is enough.
+    /// The minimum grant of its caller; [`Self::check`] decides whether that is enough.
     pub(super) fn need(self) -> Need<'static> {
         let on_own = |action| Need::new(Repo::cli().to_string(), action);
         match self {
@@ -38,7 +38,7 @@ impl Right {
         }
     }
 
-    /// Refuses a caller who has what [`Self::need`] says, and not all that it takes.
+    /// Refuses a caller that has the minimum of [`Self::need`] but not all required rights.
     pub(super) fn check(self, who: &Principal) -> Result<(), Refusal> {
         if self != Self::Everything || may_everything(who) {
             return Ok(());
@@ -54,12 +54,12 @@ fn may_everything(who: &Principal) -> bool {
     Action::ALL.into_iter().all(|a| who.may_everywhere(a))
 }
 
-/// What the caller of a call may do where.
+/// The rights of a call's caller.
 #[derive(Debug, Clone)]
 pub(super) struct Rights(pub(super) Principal);
 
 impl Rights {
-    /// Says whether the caller may do everything everywhere: whoever may not learns nothing of the machine behind the store.
+    /// Returns true if the caller may do everything everywhere: other callers learn nothing about the machine behind the store.
     pub(super) fn is_everything(&self) -> bool {
         may_everything(&self.0)
     }
@@ -69,12 +69,12 @@ impl Rights {
         self.reach(Action::Pull, &[Action::Pull], sights)
     }
 
-    /// The repositories that it may remove from; all of the store only with a grant of everything.
+    /// The repositories that it may remove from; the whole store only with a grant of everything.
     pub(super) fn to_delete(&self, sights: &Arc<Sights>) -> Reach {
         self.reach(Action::Delete, &Action::ALL, sights)
     }
 
-    /// Returns true if the caller may read every repository: then numbers of the whole store are for it too.
+    /// Returns true if the caller may read every repository: then it may also see numbers of the whole store.
     pub(super) fn reads_everything(&self) -> bool {
         self.0.reads_everything()
     }
@@ -89,7 +89,7 @@ impl Rights {
     }
 }
 
-/// A refusal as gRPC says it.
+/// A refusal as a gRPC status.
 pub(super) fn status(refusal: &Refusal) -> Status {
     let code = match refusal.status.as_u16() {
         _ if refusal.is_fault => Code::Cancelled,
@@ -102,7 +102,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     Status::new(code, &refusal.message)
 }
 
-/// Methods of all services, for numbers and logs.
+/// Methods of all services, for metrics and logs.
 const ROUTES: [&str; 13] = [
     "/cachectl.v1.Control/Status",
     "/cachectl.v1.Control/List",
@@ -125,19 +125,20 @@ pub(super) fn label(path: &str) -> &'static str {
     known.unwrap_or("other")
 }
 
-/// A method, by what it takes to call it.
+/// A method, by the right to call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// One of ours.
+    /// A method of the control API.
     Verb(Right),
     /// Reflection, whose requests are a stream.
     Reflection,
-    /// Health, and what is no method: it says nothing of the store.
+    /// Health, and unknown methods: the answer reveals nothing about the store.
     Health,
 }
 
 impl Method {
-    /// The method at `path`. One of ours that is not in the table needs everything, so that one that is added is not open by mistake.
+    /// The method at `path`. A control method that is not in the table requires everything, so that a new one is not open by
+    /// mistake.
     pub(super) fn at(path: &str) -> Self {
         let Some(verb) = path.strip_prefix("/cachectl.v1.Control/") else {
             return if path.starts_with("/grpc.reflection.") {
@@ -149,9 +150,9 @@ impl Method {
         Self::Verb(match verb {
             "Status" | "List" | "Inspect" | "DiskUsage" | "Verify" => Right::Read,
             "Flush" => Right::Write,
-            // A prune sweeps only for who may do everything: blobs are those of all repositories.
+            // A prune sweeps only for callers that may do everything, since blobs belong to all repositories.
             "Delete" | "Prune" => Right::Delete,
-            // `Copy`, which uses the daemon's own credentials; what is new.
+            // `Copy`, which uses the daemon's own credentials; and new methods.
             _ => Right::Everything,
         })
     }
@@ -178,7 +179,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let authority = Authority::open(config, state.path(), Exposure::Network);
         let authority = authority.await.unwrap();
-        // No peer among its extensions: somebody far away.
+        // No peer in its extensions: a remote client.
         let (request, ()) = Request::new(()).into_parts();
         let mut admitted = Vec::new();
         for right in [Right::Read, Right::Write, Right::Delete, Right::Everything] {

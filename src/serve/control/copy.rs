@@ -1,7 +1,7 @@
 //! The stores of a copy: the daemon's own, and others that the request names.
 //!
-//! The daemon goes to those with what credentials it has for their hosts. A name and password that are set for *the* registry
-//! of its own store are not among them: a request could send them anywhere.
+//! The daemon uses its credentials for their hosts. A name and password that are configured for *the* registry of its own store
+//! are not used: a request could send them anywhere.
 
 use std::sync::atomic::Ordering;
 
@@ -21,19 +21,19 @@ pub(super) enum Side {
     To,
 }
 
-/// A store of a copy that may be opened, and is not yet.
+/// A store of a copy that may be opened, but is not yet.
 pub(super) enum Other {
     /// The daemon's own.
     Own,
-    /// One at another place.
+    /// A store elsewhere.
     At(Box<StoreUrl>, Side),
 }
 
 impl Other {
-    /// The store at `url`; the daemon's own for an empty one. Nothing is asked yet.
+    /// The store at `url`; the daemon's own for an empty one. Sends no request yet.
     ///
     /// # Errors
-    /// `InvalidArgument` for what is no URL, `PermissionDenied` for a path of this machine.
+    /// `InvalidArgument` for an invalid URL, `PermissionDenied` for a path of this machine.
     pub(super) fn parse(shared: &Shared, url: &str, side: Side) -> Result<Self, Status> {
         if url.is_empty() {
             return Ok(Self::Own);
@@ -52,7 +52,7 @@ impl Other {
     /// Opens it.
     ///
     /// # Errors
-    /// By the kind of trouble with the store.
+    /// By the kind of the store's error.
     pub(super) async fn open(self, shared: &Shared, asked: &Asked) -> Result<Store, Status> {
         let (url, side) = match self {
             Self::Own => return Ok(shared.store.clone()),
@@ -78,7 +78,7 @@ fn options(settings: &Settings, side: Side) -> Options {
     Options {
         read_only: side == Side::From,
         concurrency: settings.concurrency,
-        // What is copied is hashed, whatever the daemon does with what it serves.
+        // Copied data is hashed, even if the daemon does not hash what it serves.
         verified: true,
         beside_doors: false,
         registry: registry::Config {

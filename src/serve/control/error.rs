@@ -1,5 +1,5 @@
-//! What goes wrong, as a status: the code from the one table of kinds ([`crate::proto::code_of`]), the client's words in the
-//! answer, ours in the log, the request's id in both.
+//! Errors as gRPC statuses: the code from the one table of kinds ([`crate::proto::code_of`]), the client's words in the answer,
+//! ours in the log, the request's id in both.
 
 use tonic::{Code, Status};
 
@@ -13,8 +13,8 @@ use crate::{
 pub(super) struct Asked(pub(super) String);
 
 impl Asked {
-    /// The status of a verb that failed. Trouble at the daemon's `own` store is told without what it says of that; of a store
-    /// that the client named, with everything.
+    /// The status of a failed verb. An error of the daemon's `own` store is reported without what that store said; of a store
+    /// that the client named, in full.
     pub(super) fn status(&self, error: &ops::Error, own: &str) -> Status {
         let status = match error {
             ops::Error::Usage(why) => Status::invalid_argument(why),
@@ -81,7 +81,7 @@ impl Asked {
     }
 }
 
-/// What came is none of the messages that the schema allows.
+/// The message is not one that the schema allows.
 pub(super) fn nonsense(why: &proto::Nonsense) -> Status {
     Status::invalid_argument(why.to_string())
 }

@@ -1,4 +1,4 @@
-//! What waits to be sent to a remote store, and sending it now.
+//! The upload queue for a remote store, and flushing it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::{
     task::{self, Task},
 };
 
-/// How often a flush that is waited for tells what is left.
+/// How often a flush with a waiting client reports what is left.
 const TICK: Duration = Duration::from_secs(1);
 
-/// A moment that does not come.
+/// A moment that is never reached.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
 /// As a message.
@@ -32,10 +32,10 @@ pub(super) fn message(status: &BacklogStatus) -> v1::Queue {
     }
 }
 
-/// Sends what waits, however long that takes.
+/// Uploads the queue, however long that takes.
 ///
 /// # Errors
-/// `Unsupported` if something was set aside, however long ago: whoever takes the disk away because of this answer would lose it.
+/// `Unsupported` if something was ever set aside: an operator who removes the disk because of this answer would lose it.
 async fn flush(backlog: &dyn Backlog) -> Result<()> {
     match backlog.flush(Instant::now() + NEVER).await.set_aside {
         0 => Ok(()),
@@ -48,12 +48,13 @@ async fn flush(backlog: &dyn Backlog) -> Result<()> {
     }
 }
 
-/// What a caller is told of the queue.
+/// What a caller is told about the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tells {
-    /// What waits.
+    /// The size of the queue.
     Counts,
-    /// That there is a queue. How many blobs wait would tell a caller limited to some repositories whether what it pushed was known.
+    /// Only that there is a queue. The number of queued blobs would tell a caller limited to some repositories whether the
+    /// store already knew what it pushed.
     Nothing,
 }
 
@@ -65,12 +66,12 @@ fn told(backlog: &dyn Backlog, tells: Tells) -> v1::FlushResponse {
     v1::FlushResponse { queue: Some(queue) }
 }
 
-/// Flushes that nobody waits for: the last one.
+/// Flushes without a waiting client: only the latest one.
 #[derive(Default)]
 pub(super) struct Flushes(Mutex<Option<Task<()>>>);
 
 impl Flushes {
-    /// Starts a flush and says what waits; the one that was started before is dropped for it.
+    /// Starts a flush and returns the state of the queue; cancels the one that was started before.
     pub(super) fn start(
         &self,
         backlog: Arc<dyn Backlog>,
@@ -87,7 +88,7 @@ impl Flushes {
     }
 }
 
-/// Flushes, and tells what is left once a second until it is done; stopped with the stream.
+/// Flushes, and reports once a second what is left until it is done; stopped with the stream.
 pub(super) fn wait(
     backlog: Arc<dyn Backlog>,
     tells: Tells,
@@ -103,7 +104,7 @@ pub(super) fn wait(
             loop {
                 tokio::select! {
                     end = &mut work => break end,
-                    // A client that does not read misses one; the next says more.
+                    // A client that does not read misses one; the next one is more recent.
                     _ = tick.tick() => drop(out.try_send(Ok(told(&*backlog, tells)).into())),
                 }
             }
@@ -112,7 +113,7 @@ pub(super) fn wait(
             Ok(()) => Ok(told(&*backlog, tells)),
             Err(e) => Err(asked.status(&e.into(), &own)),
         };
-        // Without anybody to hear it there is nothing to do.
+        // If the client is gone, there is nothing to do.
         let _ = out.send(last.into()).await;
     };
     Messages::new(received, task::spawn("flush", work))

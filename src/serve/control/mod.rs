@@ -1,8 +1,7 @@
-//! The control door: gRPC (`proto/cachectl/v1/control.proto`) for people and tools that look after a store; with health and
-//! reflection.
+//! The control door: gRPC (`proto/cachectl/v1/control.proto`) for operators and their tools; with health and reflection.
 //!
-//! - Holds: methods as thin covers of the verbs, who may call which, the check of versions, progress as a stream.
-//! - Enters: HTTP/2 requests of content type `application/grpc`, on whatever listener the other doors have.
+//! - Holds: methods as thin wrappers of the verbs, authorization of calls, the check of versions, progress as a stream.
+//! - Enters: HTTP/2 requests of content type `application/grpc`, on the same listeners as the other doors.
 //! - Leaves: messages; errors by code, with the id of the request.
 //! - Deliberately absent: how a verb works, sockets, and paths of this machine, unless `--allow-path` is on.
 
@@ -55,21 +54,21 @@ use error::Asked;
 use service::Verbs;
 use unread::Unread;
 
-/// Memory that what is read for all calls together may take.
+/// Memory for what is read for all calls together.
 const MEMORY_BYTES: u64 = 256_000_000;
 /// Largest request: names and numbers.
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 
-/// Longest time for a request to come.
+/// Maximum time for receiving a request.
 const REQUEST: Duration = Duration::from_mins(1);
-/// Longest time of a call that needs no right: a health check is then asked for again.
+/// Maximum duration of a call that needs no right; clients then repeat a health check.
 const WATCH: Duration = Duration::from_mins(10);
 const REFLECTION: Duration = Duration::from_mins(1);
 
-/// How the door works.
+/// Settings of the door.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Opens folders and sockets of this machine that a request names.
+    /// Opens local paths that a request names.
     pub allow_path: bool,
     /// How the other stores of a copy are opened.
     pub options: Options,
@@ -77,19 +76,19 @@ pub struct Settings {
     pub temp_dir: PathBuf,
     /// Threads that decode and hash.
     pub threads: usize,
-    /// Requests to a store in flight at once, for each call.
+    /// Requests to a store in flight at once, per call.
     pub concurrency: usize,
 }
 
-/// What all calls work with.
+/// What all calls share.
 struct Shared {
     store: Store,
     backlog: Option<Arc<dyn Backlog>>,
     settings: Settings,
-    /// For what is read for all calls, and for their reports.
+    /// For data that is read for all calls, and for their reports.
     memory: MemoryBudget,
     unread: Arc<Unread>,
-    /// As the settings say, until they say otherwise.
+    /// Initially as in the settings; reloading may change it.
     allow_path: AtomicBool,
     began: Instant,
     listeners: OnceLock<Vec<String>>,
@@ -98,18 +97,18 @@ struct Shared {
 }
 
 impl Shared {
-    /// Who sees what.
+    /// Decides what a caller sees.
     fn sights(&self) -> Arc<Sights> {
         self.sights.get_or_init(Arc::default).clone()
     }
 
-    /// What else works on the store.
+    /// The other doors that use the store.
     fn doors(&self) -> Arc<dyn Doors> {
         self.doors.get_or_init(|| Arc::new(NoDoors)).clone()
     }
 }
 
-/// Set when a call's request was read, and what follows is ours.
+/// Set when a call's request was read, so that later errors are not the client's.
 #[derive(Debug, Clone, Default)]
 struct Understood(Arc<AtomicBool>);
 
@@ -121,10 +120,10 @@ pub struct Control {
 }
 
 impl Control {
-    /// A door to `store`; `backlog` is what waits in front of its remote part, where something may.
+    /// A door to `store`; `backlog` is the queue in front of its remote part, if there is one.
     ///
     /// # Errors
-    /// `Invalid` if the descriptors that this program was built with are none.
+    /// `Invalid` if the descriptors that are compiled into this program are invalid.
     pub async fn new(
         store: Store,
         backlog: Option<Arc<dyn Backlog>>,
@@ -168,34 +167,34 @@ impl Control {
         })
     }
 
-    /// The same, with what the registry API remembers of who sees what.
+    /// The same, with the registry API's memory of what callers see.
     #[must_use]
     pub fn seeing(self, sights: Arc<Sights>) -> Self {
-        // Nobody has called it yet.
+        // Nothing has used it yet.
         let _ = self.shared.sights.set(sights);
         self
     }
 
-    /// The same, beside another API on the same store, which a prune has to shut.
+    /// The same, beside another API on the same store, which a prune has to pause.
     #[must_use]
     pub fn beside(self, doors: Arc<dyn Doors>) -> Self {
-        // Nobody has called it yet.
+        // Nothing has used it yet.
         let _ = self.shared.doors.set(doors);
         self
     }
 
-    /// Tells where the daemon listens, for `Status`; the first call counts.
+    /// Sets the addresses that `Status` reports; only the first call has an effect.
     pub fn announce(&self, listeners: Vec<String>) {
         // Listeners are opened once.
         let _ = self.shared.listeners.set(listeners);
     }
 
-    /// From now on paths of this machine are opened, or not.
+    /// Sets whether local paths may be opened.
     pub fn allow_path(&self, allow: bool) {
         self.shared.allow_path.store(allow, Ordering::Relaxed);
     }
 
-    /// Says to health checks that no more calls are taken, while those under way end.
+    /// Tells health checks that no more calls are accepted, while active ones finish.
     pub async fn drain(&self) {
         self.health.set_not_serving::<ControlServer<Verbs>>().await;
     }
@@ -209,7 +208,7 @@ impl Door for Control {
     }
 
     fn route(&self, head: &Parts) -> Option<Route<Method>> {
-        // With what follows: `+proto` and other codings, which the protocol answers in its own terms.
+        // Including suffixes: `+proto` and other codings, which the protocol answers in its own terms.
         let kind = head.headers.get(header::CONTENT_TYPE)?;
         if !kind.as_bytes().starts_with(b"application/grpc") {
             return None;
@@ -235,7 +234,7 @@ impl Door for Control {
         })
     }
 
-    /// Hands the call to the services of gRPC. Its response has a place in a lane, whether it works or waits.
+    /// Hands the call to the gRPC services. Its response has an entry in a lane, whether it works or waits.
     async fn answer(&self, method: &Method, call: &Call, body: Body) -> Answer {
         if let Method::Verb(right) = method {
             right.check(&call.who)?;
@@ -254,7 +253,7 @@ impl Door for Control {
         };
         let parked = match limit {
             None => admission.calls.park(key.clone()),
-            // It waits for news.
+            // It waits for changes.
             Some(_) => admission
                 .health
                 .park_on(key.clone(), connection, Instant::now()),
@@ -267,7 +266,7 @@ impl Door for Control {
         extensions.insert(Asked(call.id().to_owned()));
         extensions.insert(understood.clone());
         let Ok(mut response) = self.routes.clone().call(request).await;
-        // Health and reflection answer from memory: what fails there is what they were asked.
+        // Health and reflection answer from memory: an error there is due to the question.
         if limit.is_some() || !understood.0.load(Ordering::Relaxed) {
             response.extensions_mut().insert(observe::NotUnderstood);
         }
@@ -287,19 +286,19 @@ impl Door for Control {
     }
 }
 
-/// The end of a stream that was open for as long as it may, or whose room others need.
+/// The end of a stream that reached its time limit, or whose memory others need.
 fn cut_off() -> Frame<Bytes> {
     let status = Status::new(
         Code::Aborted,
         "the stream was open for too long: call again",
     );
     let mut trailers = HeaderMap::new();
-    // Fails only for metadata, and there is none.
+    // Fails only for metadata, of which there is none.
     let _ = status.add_header(&mut trailers);
     Frame::trailers(trailers)
 }
 
-/// A client of another major version may mean something else by the same words.
+/// A client of another major version may use the same words with another meaning.
 fn speaks_our_version(head: &Parts) -> Result<(), Refusal> {
     let Some(theirs) = head.headers.get(proto::PROTOCOL_KEY) else {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Calls of reflection: their questions come while they are answered, so they are not read first. What asks ends with what answers, or
-//! the service would keep it as long as its connection lives.
+//! Calls of reflection: the questions arrive while earlier ones are answered, so they are not read first. The questions end
+//! with the answer; otherwise the service would keep them as long as the connection lives.
 
 use axum::{body::Body, http::Response};
 use futures_util::StreamExt as _;
@@ -8,7 +8,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::REFLECTION;
 
-/// Longest questions of one call: names.
+/// Maximum size of all questions of one call: names.
 const MAX_BYTES: usize = 16 << 10;
 
 /// Dropped with the answer.
@@ -23,7 +23,7 @@ pub(super) fn asked(body: Body) -> (Body, Answering) {
     (body, answering)
 }
 
-/// The answer, with which the questions end.
+/// The answer, which ends the questions when it ends.
 pub(super) fn answered(response: Response<Body>, answering: Answering) -> Response<Body> {
     response.map(|body| {
         Body::new(body.map_frame(move |frame| {

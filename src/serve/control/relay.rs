@@ -1,4 +1,4 @@
-//! What a verb tells whoever watches, kept until a stream takes it: bounded, and never waiting.
+//! Progress events of a verb, kept until a stream takes them: limited in number, and never blocking.
 
 use std::collections::VecDeque;
 
@@ -9,7 +9,7 @@ use crate::{
     proto::{event, v1},
 };
 
-/// Most events that wait; a client that reads them more slowly misses some.
+/// Maximum number of waiting events; a client that reads them more slowly misses some.
 const MOST: usize = 1000;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) struct Relay(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     events: VecDeque<Event>,
-    /// Warnings that found no room.
+    /// Warnings that were dropped for lack of room.
     lost: u64,
 }
 
@@ -46,7 +46,7 @@ impl Relay {
         });
     }
 
-    /// Takes at most `most` of what waits, in order.
+    /// Takes at most `most` of the waiting events, in order.
     pub(super) fn take(&self, most: usize) -> Vec<v1::Progress> {
         self.with(|state| {
             let n = state.events.len().min(most);
@@ -78,7 +78,7 @@ impl Watch for Relay {
 
     fn advance(&self, phase: Phase, bytes: u64) {
         let added = self.with(|state| {
-            // Back to where the phase began: one number is enough from there on.
+            // Search back to where the phase began: from there on one number is enough.
             for event in state.events.iter_mut().rev() {
                 match event {
                     Event::Advance(p, sum) if *p == phase => {

@@ -40,7 +40,7 @@ impl Verbs {
         }
     }
 
-    /// Runs a verb on what is within `reach` of the daemon's store, when there is a place for it.
+    /// Runs a verb on the part of the daemon's store within `reach`, when a permit is free.
     fn run<M: Message, R: Wire<M::Report>, F>(
         &self,
         (asked, ticket): (Asked, Ticket),
@@ -68,25 +68,25 @@ impl Shared {
             store,
             reach,
             progress,
-            // What is known of a node's caches is the node's.
+            // The state of a node's caches is kept on the node.
             state_dir: None,
             temp_dir: self.settings.temp_dir.clone(),
             threads: self.settings.threads,
             concurrency: self.settings.concurrency,
             tables: ops::load::Tables::within(self.memory.clone()),
-            // The client goes away when its own is spent.
+            // The client disconnects when its own budget is used up.
             budget: None,
         }
     }
 }
 
-/// A place among the calls that work.
+/// A permit to work, among calls.
 async fn place(ticket: &Ticket) -> Result<Permit, Status> {
     let place = ticket.place_in(|a| &a.control).await;
     place.map_err(|full| Status::resource_exhausted(full.to_string()))
 }
 
-/// The id that the request was given, what it holds, what its caller may do, and what it says.
+/// The request's id and permits, its caller's rights, and its message.
 fn taken<T>(request: Request<T>) -> ((Asked, Ticket), Rights, T) {
     const WHY: &str = "every call comes through `Control::answer`";
     let extensions = request.extensions();
@@ -99,7 +99,7 @@ fn taken<T>(request: Request<T>) -> ((Asked, Ticket), Rights, T) {
     ((asked, ticket), rights, request.into_inner())
 }
 
-/// What a daemon refuses to prune.
+/// Refuses what a daemon does not prune.
 fn check(options: &prune::Options, rights: &Rights) -> Result<(), Status> {
     if options.now {
         if !rights.is_everything() {
@@ -121,7 +121,7 @@ fn check(options: &prune::Options, rights: &Rights) -> Result<(), Status> {
     Ok(())
 }
 
-/// Of what is within reach that which a request chooses.
+/// The part of `reach` that a request selects.
 fn chosen(reach: Reach, patterns: &[String]) -> Result<Reach, Status> {
     let chosen = reach.wanting(patterns);
     chosen.map_err(|e| Status::invalid_argument(e.to_string()))
@@ -144,9 +144,9 @@ impl v1::control_server::Control for Verbs {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         let (_, rights, _) = taken(request);
         let shared = &self.shared;
-        // Where the store is, where else we listen and what a remote answered is for whoever looks after the daemon.
+        // The store's location, other listen addresses and errors of a remote are only for the daemon's operators.
         let all = rights.is_everything();
-        // Its counts tell whether the bytes of a push were known to anybody.
+        // Its counts reveal whether the bytes of a push were already known.
         let backlog = shared.backlog.as_ref();
         let backlog = backlog.filter(|_| rights.reads_everything());
         let mut queue = backlog.map(|b| flush::message(&b.status()));
@@ -201,13 +201,15 @@ impl v1::control_server::Control for Verbs {
         }))
     }
 
-    /// Beside open doors, as [`crate::store::marked`] says: never with the store's lock, and with at least [`MIN_GRACE`].
+    /// Prunes beside open doors, as [`crate::store::marked`] describes: never with the store's lock, and with at least
+    /// [`MIN_GRACE`].
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Answer<v1::PruneResponse> {
         let (asked, rights, r) = taken(request);
         let reach = chosen(rights.to_delete(&self.shared.sights()), &r.repositories)?;
         let options = prune::Options::from(r);
         check(&options, &rights)?;
-        // One that stops at some repositories removes names alone: it neither marks nor sweeps, so it keeps nobody from that.
+        // A prune limited to some repositories only removes names: it neither marks nor sweeps, so it need not exclude another
+        // prune.
         let alone = if reach.is_whole() {
             let alone = self.pruning.clone().try_acquire_owned();
             Some(alone.map_err(|_| Status::aborted("another prune is running in this daemon"))?)
@@ -223,7 +225,7 @@ impl v1::control_server::Control for Verbs {
                 prune::run(&ctx, &options).await?
             };
             if let Err(error) = prune::read_marked(&ctx.store).await {
-                // They are read again at the next turn, long before the grace time is over.
+                // They are read again in the next round, long before the grace time is over.
                 tracing::warn!(%error, "Marks not read");
             }
             Ok(report)
@@ -261,7 +263,7 @@ impl v1::control_server::Control for Verbs {
             Other::parse(&self.shared, &r.to, Side::To)?,
         );
         let shared = self.shared.clone();
-        // Credentials may be long in coming: stores are opened when the answer has begun.
+        // Obtaining credentials may take long: stores are opened after the answer has begun.
         let room = (shared.unread.clone(), ticket.key().clone());
         Ok(stream::start(room, move |progress| async move {
             let _place = place(&ticket).await?;
@@ -272,7 +274,7 @@ impl v1::control_server::Control for Verbs {
                 let what = format!("a copy to {own}");
                 Some(shared.doors().enter(what).await)
             };
-            // Waits for a prune that has the store to itself; one that comes later waits for it.
+            // Waits for a prune that has exclusive use of the store; a later prune waits for it.
             let _pass = if r.to.is_empty() { pass.await } else { None };
             let from = shared.context(from, of_from, progress.clone());
             let to = shared.context(to, Reach::everything(), progress);

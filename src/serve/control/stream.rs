@@ -1,4 +1,4 @@
-//! A verb as a stream of messages: progress while it works, then its report in parts. Ends with the client.
+//! A verb as a stream of messages: progress while it works, then its report in parts. It ends when the client disconnects.
 
 use std::{
     pin::Pin,
@@ -28,12 +28,12 @@ use crate::{
     task::{self, Task},
 };
 
-/// How often progress is told.
+/// How often progress is reported.
 const TICK: Duration = Duration::from_millis(200);
 /// Messages that wait for a slow client.
 const WAITING: usize = 16;
 
-/// A message, with the room that its report has in memory.
+/// A message, with the memory that its report takes.
 pub(super) struct Told<M> {
     message: Result<M, Status>,
     kept: Option<Arc<Kept>>,
@@ -48,16 +48,16 @@ impl<M> From<Result<M, Status>> for Told<M> {
     }
 }
 
-/// Messages of a call; dropping it, as happens when the client goes away, stops the work.
+/// Messages of a call; dropping it, as happens when the client disconnects, stops the work.
 pub(super) struct Messages<M> {
     received: mpsc::Receiver<Told<M>>,
-    /// The room of the report whose last message was taken: it is on its way to the client.
+    /// The memory of the report whose last message was taken: it is in transit to the client.
     kept: Option<Arc<Kept>>,
     _work: Option<Task<()>>,
 }
 
 impl<M> Messages<M> {
-    /// What `work` sends.
+    /// The messages that `work` sends.
     pub(super) fn new(received: mpsc::Receiver<Told<M>>, work: Task<()>) -> Self {
         Self {
             received,
@@ -69,7 +69,7 @@ impl<M> Messages<M> {
     /// One message.
     pub(super) fn one(message: M) -> Self {
         let (out, received) = mpsc::channel(1);
-        // There is room for one.
+        // The channel has room for one.
         let _ = out.try_send(Ok(message).into());
         Self {
             received,
@@ -91,8 +91,8 @@ impl<M> Stream for Messages<M> {
     }
 }
 
-/// Starts `work` with a watcher whose news go into the stream, before the report. That has room among the unread ones of its caller
-/// until the client has taken it.
+/// Starts `work` with a watcher whose events are sent to the stream, before the report. The report counts as unread by its
+/// caller until the client has received it.
 pub(super) fn start<M: Message, F>(
     room: (Arc<Unread>, Key),
     work: impl FnOnce(Progress) -> F,
@@ -120,7 +120,7 @@ async fn run<M: Message>(
     let end = loop {
         tokio::select! {
             end = &mut work => break end,
-            // The work does not wait for a slow client: what finds no room is added up.
+            // The work does not wait for a slow client: events without room are summed up.
             _ = tick.tick() => {
                 for progress in relay.take(out.capacity()) {
                     let _ = out.try_send(Ok(M::progress(progress)).into());
@@ -143,7 +143,7 @@ async fn run<M: Message>(
     }
     for message in messages {
         if out.send(message).await.is_err() {
-            // Nobody is left to hear it.
+            // Nobody is listening any more.
             return;
         }
     }

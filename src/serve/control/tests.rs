@@ -1,4 +1,4 @@
-//! The door as a client meets it: generated stubs on one side, the handler on the other, no socket between.
+//! The door as a client sees it: generated stubs on one side, the handler on the other, no socket between.
 
 use std::{
     pin::Pin,
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// Brings the requests of a stub to a door.
+/// Passes the requests of a stub to a door.
 #[derive(Clone)]
 struct Direct(Arc<Gateway>, Peer);
 
@@ -57,7 +57,7 @@ impl Service<Request<tonic::body::Body>> for Direct {
 }
 
 impl Direct {
-    /// For whoever is on this machine and may do everything.
+    /// For a local client that may do everything.
     async fn local(control: impl Into<Arc<Control>>) -> Self {
         let config = auth::Config::default();
         let metrics = Metrics::new();
@@ -65,7 +65,7 @@ impl Direct {
         Self(Arc::new(gateway), Peer::unix())
     }
 
-    /// For strangers, who may do `actions` in `repositories`.
+    /// For remote clients that may do `actions` in `repositories`.
     async fn stranger(control: Control, repositories: &str, actions: &[Action]) -> Self {
         let config = auth::Config {
             grants: vec![Rule {
@@ -343,7 +343,7 @@ struct Slow {
     given_up: Arc<AtomicBool>,
 }
 
-/// Says that it was dropped.
+/// Records that it was dropped.
 struct Dropped(Arc<AtomicBool>);
 
 impl Drop for Dropped {
@@ -492,7 +492,7 @@ async fn health_and_reflection_answer_also_to_strangers() {
     assert_eq!(health.unwrap().into_inner().status, 2);
 }
 
-/// What becomes of a call with this body, by the numbers.
+/// The outcome of a call with this body, according to the metrics.
 async fn outcome(door: &Arc<Control>, path: &str, body: &'static [u8]) -> String {
     let metrics = Metrics::new();
     let config = auth::Config::default();
@@ -538,12 +538,12 @@ async fn call_that_cannot_be_decoded_is_its_callers_fault() {
         assert_eq!(outcome(&door, path, b"").await, "refused", "{path}");
         assert_eq!(outcome(&door, path, b"\0\0\0\0\0").await, "ok", "{path}");
     }
-    // An error of the method itself stays one.
+    // An error of the method itself remains one.
     let copy = "/cachectl.v1.Control/Verify";
     assert_eq!(outcome(&door, copy, b"\0\0\0\0\0").await, "ok");
 }
 
-/// A door to a disk with an image in each of two teams' repositories, for who may pull and delete in `a/**`.
+/// A door to a disk with an image in each of two teams' repositories, for a caller that may pull and delete in `a/**`.
 async fn teams(dir: &tempfile::TempDir) -> ControlClient<Direct> {
     ControlClient::new(tenant(team_door(dir).await).await)
 }

@@ -1,4 +1,5 @@
-//! Reports that their clients have not read yet: they count to the memory of all calls, and one caller may have a quarter of that.
+//! Reports that their clients have not read yet: they count towards the memory of all calls, of which one caller may use a
+//! quarter.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -13,7 +14,7 @@ use crate::{
 
 /// Bytes that the unread reports of one caller may take.
 const MOST_OF_ONE: u64 = MEMORY_BYTES / 4;
-/// What a message takes in memory, for each byte that it has on the wire (measured: 12 MB for 3.3 MB of `List`).
+/// Memory of a message for each byte on the wire (measured: 12 MB for 3.3 MB of `List`).
 const BYTES_PER_BYTE: u64 = 4;
 
 /// The unread reports of all calls.
@@ -22,7 +23,7 @@ pub(super) struct Unread {
     callers: Mutex<HashMap<Key, u64>>,
 }
 
-/// Room for one report; dropped, the report was read or given up.
+/// Memory for one report, until it is dropped: when the report was read or abandoned.
 pub(super) struct Kept {
     unread: Arc<Unread>,
     key: Key,
@@ -31,7 +32,7 @@ pub(super) struct Kept {
 }
 
 impl Unread {
-    /// None yet; they count to `memory`.
+    /// No reports yet; they count towards `memory`.
     pub(super) fn within(memory: MemoryBudget) -> Arc<Self> {
         Arc::new(Self {
             memory,
@@ -39,10 +40,10 @@ impl Unread {
         })
     }
 
-    /// Makes room for a report of `wire_bytes` of the caller `key`.
+    /// Reserves memory for a report of `wire_bytes` of the caller `key`.
     ///
     /// # Errors
-    /// `RESOURCE_EXHAUSTED` if there is none, or that caller's other reports take too much.
+    /// `RESOURCE_EXHAUSTED` if there is too little memory, or that caller's other reports take too much.
     pub(super) fn keep(self: &Arc<Self>, key: &Key, wire_bytes: u64) -> Result<Kept, Status> {
         let bytes = wire_bytes.saturating_mul(BYTES_PER_BYTE);
         let mut callers = self.callers.lock();
@@ -103,7 +104,7 @@ mod tests {
         let _others = ["b", "c", "d"].map(|name| unread.keep(&key(name), quarter).unwrap());
         assert!(unread.keep(&key("e"), 1).is_err());
         drop(first);
-        // A report alone may be longer than that.
+        // A single report may be longer than that.
         let long = unread.keep(&key("a"), quarter).unwrap();
         drop(long);
         assert_eq!(memory.taken(), 3 * MOST_OF_ONE);

@@ -1,4 +1,4 @@
-//! What the gateway does for any door, seen at a small one.
+//! What the gateway does for any door, tested with a small one.
 
 use std::sync::{
     Arc,
@@ -26,7 +26,7 @@ use crate::{
 /// Greets repositories.
 struct Hello {
     hold: Hold,
-    /// How often the store is still unreachable.
+    /// How many more times the store is unreachable.
     away: AtomicU32,
 }
 
@@ -75,7 +75,7 @@ struct World {
     metrics: Metrics,
 }
 
-/// A door that strangers may use for what is below `a/`.
+/// A door that anonymous callers may use below `a/`.
 async fn world(hold: Hold, away: u32) -> World {
     let config = Config {
         grants: vec![Rule {
@@ -101,7 +101,7 @@ async fn world(hold: Hold, away: u32) -> World {
 }
 
 impl World {
-    /// The status, and what is said.
+    /// The status, and the text of the body.
     async fn ask(&self, method: Method, path: &str) -> (u16, String) {
         let request = Request::builder().method(method).uri(path);
         let response = self.gateway.handle(request.body(Body::empty()).unwrap());

@@ -1,4 +1,4 @@
-//! Bodies that are counted on their way.
+//! Bodies that are counted in transit.
 
 use std::{
     pin::Pin,
@@ -53,7 +53,7 @@ impl HttpBody for Incoming {
     }
 }
 
-/// Says whether an answer ended early for what its client did, or others need.
+/// Returns true if a response ended early because of its client, or because others needed its slot.
 fn is_fault(error: &axum::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
@@ -65,8 +65,8 @@ fn is_fault(error: &axum::Error) -> bool {
     false
 }
 
-/// An answer's body; the request has ended when it is dropped, which the server does when it has taken the last byte or the
-/// client is gone.
+/// A response's body; the request has ended when it is dropped, which the server does when it has taken the last byte or the
+/// client has disconnected.
 pub(super) struct Outgoing {
     inner: Body,
     watch: Watch,
@@ -85,7 +85,7 @@ impl HttpBody for Outgoing {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Next {
         let this = &mut *self;
-        // Streams of stores do their work here, and say in which request.
+        // Streams of stores do their work here, and attribute it to this request's span.
         let inner = Pin::new(&mut this.inner);
         let next = this.watch.span.in_scope(|| inner.poll_frame(cx));
         match &next {
@@ -95,12 +95,12 @@ impl HttpBody for Outgoing {
                 if let Some(trailers) = frame.trailers_ref() {
                     this.watch.called(trailers);
                 }
-                // Many servers do not ask again once they know that there is no more.
+                // Many servers do not poll again once they know that there is no more.
                 if this.inner.is_end_stream() {
                     this.watch.reach(State::Ended);
                 }
             }
-            // Cut off for another caller: nothing is broken.
+            // Cut off for another caller: not a failure.
             Poll::Ready(Some(Err(error))) if is_fault(error) => {}
             Poll::Ready(Some(Err(_))) => this.watch.reach(State::Failed),
             Poll::Ready(None) => this.watch.reach(State::Ended),

@@ -1,10 +1,10 @@
-//! Ids of requests: the client's own where it is fit to be written into a log, else a new one.
+//! Request ids: the client's own if it is safe to log, else a new one.
 
 use axum::http::{HeaderMap, HeaderValue};
 
 use super::X_REQUEST_ID;
 
-/// Longest id that is taken over.
+/// Longest client id that is accepted.
 const MAX_CHARS: usize = 128;
 
 /// Names one request.
@@ -12,7 +12,7 @@ const MAX_CHARS: usize = 128;
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
-    /// The id that a request brought, or a new one.
+    /// The id that the client sent, or a new one.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let brought = headers.get(X_REQUEST_ID).filter(|v| is_sane(v.as_bytes()));
         Self(brought.cloned().unwrap_or_else(|| {
@@ -32,7 +32,7 @@ impl RequestId {
     }
 }
 
-/// What UUIDs, ULIDs and the ids of proxies are made of; nothing that a shell, a browser or a log could take for more.
+/// The characters of UUIDs, ULIDs and the ids of proxies; none that has a special meaning to a shell, a browser or a log.
 fn is_sane(id: &[u8]) -> bool {
     let fit = |b: &u8| b.is_ascii_alphanumeric() || b"-_.:=+/@".contains(b);
     (1..=MAX_CHARS).contains(&id.len()) && id.iter().all(fit)

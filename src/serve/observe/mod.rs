@@ -1,9 +1,9 @@
-//! What every request goes through, whichever door it is for: a request id, a span in its trace, a line, numbers.
+//! Observability of every request, at any door: a request id, a span in its trace, a log line, metrics.
 //!
-//! - Holds: ids in and out, the root span, counting of bodies in both directions until their last byte.
-//! - Enters: a request, the [`RouteLabel`] that it is for, and what answers it.
-//! - Leaves: the answer, with `X-Request-Id`; one line at `info` when its last byte was taken; additions to [`Http`].
-//! - Deliberately absent: routes of any one door, repositories and digests as labels, where metrics and spans are sent to.
+//! - Holds: request ids in and out, the root span, counting of bodies in both directions until their last byte.
+//! - Enters: a request, its [`RouteLabel`], and what answers it.
+//! - Leaves: the response, with `X-Request-Id`; one line at `info` when its last byte was taken; updates of [`Http`].
+//! - Deliberately absent: routes of any one door, repositories and digests as labels, the destinations of metrics and spans.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -37,26 +37,25 @@ use body::{Incoming, Outgoing};
 use id::RequestId;
 use watch::{State, Watch};
 
-/// Characters of a path that the log shows.
+/// Maximum number of characters of a path in the log.
 const MAX_PATH: usize = 256;
 
-/// Names a request in the log of both sides.
+/// Identifies a request in the logs of client and server.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Extension of a response: who asked, for the log.
+/// Extension of a response: the caller, for the log.
 #[derive(Debug, Clone)]
 pub struct AskedBy(pub String);
 
-/// Extension of a response: what went wrong, for the log alone. It may name hosts and folders.
+/// Extension of a response: the error, only for the log. It may name hosts and folders.
 #[derive(Debug, Clone)]
 pub struct Why(pub String);
 
-/// Extension of a response that nobody will read: the client went away while it was sending.
+/// Extension of a response that nobody will read: the client disconnected while it was sending.
 #[derive(Debug, Clone, Copy)]
 pub struct ClientGone;
 
-/// Extension of a response that nothing of ours made: what the client sent is no request that could be answered, whatever its status
-/// says.
+/// Extension of a response to a request that could not be understood: it counts as the client's error, whatever its status.
 #[derive(Debug, Clone, Copy)]
 pub struct NotUnderstood;
 
@@ -81,9 +80,10 @@ impl Observer {
         Self { http }
     }
 
-    /// Answers a request by `answer` and sees it through to the last byte of its body.
+    /// Answers a request by `answer` and follows it to the last byte of its body.
     ///
-    /// Quiet ones get no span, and a line at `debug` only. A request whose future or body is dropped before its end counts as `aborted`.
+    /// Quiet ones get no span, and are logged at `debug` only. A request whose future or body is dropped early counts as
+    /// `aborted`.
     pub async fn observe<F>(
         &self,
         label: RouteLabel,
@@ -97,7 +97,7 @@ impl Observer {
         let method = method_name(request.method());
         let (span, exported) = root_span(label, method, &id, request.headers());
         let (mut request, received) = counted(request);
-        // A door that names the request in its answer's body takes this one.
+        // Doors that include the request id in a response's body use this one.
         request.headers_mut().insert(X_REQUEST_ID, id.header());
         let mut watch = Watch {
             http: self.http.clone(),
@@ -135,7 +135,7 @@ impl Observer {
     }
 }
 
-/// Wraps the body of a request that has one; most have none.
+/// Wraps the body of a request, if it has one; most have none.
 fn counted(request: Request<Body>) -> (Request<Body>, Option<Arc<AtomicU64>>) {
     if request.body().is_end_stream() {
         return (request, None);
@@ -146,7 +146,7 @@ fn counted(request: Request<Body>) -> (Request<Body>, Option<Arc<AtomicU64>>) {
     (request, Some(received))
 }
 
-/// The span that everything that is done for the request happens in, and whether it goes to a collector.
+/// The span for everything that is done for the request, and whether it is exported to a collector.
 fn root_span(
     label: RouteLabel,
     method: &'static str,
@@ -179,7 +179,7 @@ fn root_span(
     (span, begun.exported)
 }
 
-/// A path as the log shows it: whoever asks chose it, and may be a stranger.
+/// A path, safe to log: it was chosen by the caller, who may be anybody.
 fn shown(path: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_graphic() && !matches!(b, b'"' | b'\'' | b'\\');
     if path.len() <= MAX_PATH && path.bytes().all(is_plain) {

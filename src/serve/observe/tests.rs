@@ -64,7 +64,7 @@ impl Observed {
         self.observer.observe(BLOB, request, answer).await
     }
 
-    /// The value of the one series that contains all of `parts`.
+    /// The value of the only series that contains all of `parts`.
     fn value(&self, parts: &[&str]) -> u64 {
         let text = self.metrics.encode();
         let fits = |line: &&str| !line.starts_with('#') && parts.iter().all(|p| line.contains(p));
@@ -258,7 +258,7 @@ async fn a_made_up_method_is_no_label_of_its_own() {
     );
 }
 
-/// Keeps what is logged.
+/// Collects what is logged.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 

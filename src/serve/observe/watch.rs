@@ -1,4 +1,4 @@
-//! One request from its head to the last byte of its answer.
+//! One request from its head to the last byte of its response.
 
 use std::{
     sync::{
@@ -25,20 +25,20 @@ use crate::{
     store::wrap::counters::Tier,
 };
 
-/// How far the answer is.
+/// The progress of the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// There is none yet.
     Waiting,
     /// Its body is being sent.
     Sending,
-    /// Its body was sent whole.
+    /// Its body was sent completely.
     Ended,
-    /// Its body broke off.
+    /// Its body was interrupted.
     Failed,
 }
 
-/// What is known of a request; when it is dropped, the request has ended.
+/// What is known of a request; the request ends when this is dropped.
 pub(super) struct Watch {
     pub(super) http: Http,
     #[expect(dead_code, reason = "counts the request as long as it lives")]
@@ -46,37 +46,37 @@ pub(super) struct Watch {
     pub(super) label: RouteLabel,
     pub(super) method: &'static str,
     pub(super) path: String,
-    /// Where it came from.
+    /// The request's sender.
     pub(super) caller: Key,
     pub(super) span: Span,
-    /// Whether the span goes to a collector.
+    /// Whether the span is exported to a collector.
     pub(super) exported: bool,
     pub(super) started: Instant,
     pub(super) received: Option<Arc<AtomicU64>>,
     pub(super) sent: u64,
-    /// Length of the answer's body, where it is known before.
+    /// Length of the response's body, if known in advance.
     pub(super) announced: Option<u64>,
     pub(super) code: u16,
-    /// Status of a call of gRPC, which has HTTP's 200 whatever comes of it.
+    /// Status of a gRPC call, whose HTTP status is always 200.
     pub(super) grpc: Option<u8>,
     pub(super) tier: Option<Tier>,
     pub(super) asked_by: Option<String>,
-    /// What went wrong.
+    /// The error.
     pub(super) why: Option<String>,
-    /// Whether the client went away while it was sending.
+    /// Whether the client disconnected while it was sending.
     pub(super) client_gone: bool,
-    /// Whether the client sent what could not be read.
+    /// Whether the request could not be understood.
     pub(super) not_understood: bool,
     pub(super) body: State,
 }
 
 impl Watch {
-    /// Takes from the answer's head what the log and the numbers want.
+    /// Takes what the log and the metrics need from the response's head.
     pub(super) fn answered(&mut self, response: &mut Response<Body>, tier: Option<Tier>) {
         self.code = response.status().as_u16();
         self.tier = tier;
         self.called(response.headers());
-        // Of a stream only the header knows; a server asks for no more than that many bytes.
+        // For a stream only the header gives the length; a server asks for no more than that many bytes.
         let length = response.headers().get(CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse().ok());
         self.announced = response.body().size_hint().exact().or(length);
@@ -90,19 +90,19 @@ impl Watch {
         }
     }
 
-    /// Takes from a head, or from trailers, how a call of gRPC ended.
+    /// Takes the status of a gRPC call from a head, or from trailers.
     pub(super) fn called(&mut self, headers: &HeaderMap) {
         let status = headers.get("grpc-status");
         let status = status.and_then(|v| v.to_str().ok()?.parse().ok());
         self.grpc = status.or(self.grpc);
     }
 
-    /// Notes how far the answer's body is.
+    /// Records the progress of the response's body.
     pub(super) fn reach(&mut self, state: State) {
         self.body = state;
     }
 
-    /// By the status codes of gRPC (<https://grpc.io/docs/guides/status-codes/>).
+    /// The outcome by gRPC status code (<https://grpc.io/docs/guides/status-codes/>).
     fn grpc_outcome(&self) -> Outcome {
         match self.grpc {
             // Cancelled.
@@ -116,7 +116,7 @@ impl Watch {
         }
     }
 
-    /// Whose share its line counts to.
+    /// Which caller its log line is accounted to.
     fn key(&self) -> Key {
         let name = self.asked_by.as_deref();
         name.map_or_else(|| self.caller.clone(), |name| Key::Principal(name.into()))
@@ -127,15 +127,15 @@ impl Watch {
         match (self.body, self.code) {
             _ if self.client_gone => Outcome::Aborted,
             (State::Failed, _) => Outcome::Broken,
-            // A panic unwinds through it; what is left is an internal error.
+            // A panic unwinds through it; the result is an internal error.
             (State::Waiting, _) if std::thread::panicking() => Outcome::Error,
             (State::Waiting, _) => Outcome::Aborted,
             (State::Sending, _) if !whole => Outcome::Aborted,
             _ if self.grpc.is_some_and(|status| status != 0) => self.grpc_outcome(),
             (_, 404) if matches!(self.method, "GET" | "HEAD") => Outcome::Miss,
-            // 501: a method or coding that nobody knows.
+            // 501: an unknown method or coding.
             (_, 400..=499 | 501) => Outcome::Refused,
-            // A probe that is told "not now" got its answer.
+            // A probe that gets "not ready" was answered.
             (_, 503) if self.label.is_quiet => Outcome::Refused,
             (_, 500..) => Outcome::Error,
             _ => Outcome::Ok,
@@ -164,7 +164,7 @@ impl Drop for Watch {
     }
 }
 
-/// Writes the request's line, unless too many of its caller were refused, broke off, found nothing or failed.
+/// Logs the request, unless its caller has had too many that were refused, aborted, found nothing or failed.
 fn tell(watch: &Watch, done: &Done) {
     lines::sum_up();
     let may_write = match done.outcome {
@@ -172,7 +172,7 @@ fn tell(watch: &Watch, done: &Done) {
         // At `debug`.
         _ if done.label.is_quiet => true,
         Outcome::Refused | Outcome::Aborted => lines::may_write(&watch.key()),
-        // Of somebody who logged in it is a miss in a cache, which is worth a line.
+        // For an authenticated caller it is a cache miss, which is worth a line.
         Outcome::Miss => watch.asked_by.is_some() || lines::may_write(&watch.key()),
         Outcome::Ok => true,
     };
@@ -206,7 +206,7 @@ fn tell(watch: &Watch, done: &Done) {
     }
 }
 
-/// Notes in the request's span how it ended.
+/// Records the outcome in the request's span.
 fn record(span: &Span, done: &Done) {
     span.record("http.response.status_code", done.code);
     span.record("http.request.body.size", done.bytes_in);

@@ -1,8 +1,8 @@
-//! What clients were told is there, and may still name.
+//! Digests that clients were told exist, and that they may still name.
 //!
-//! Each digest is remembered with its client until the client names it, as long as there is room. Beyond that digests are remembered in a
-//! Bloom filter, which forgets nothing before its time: a prune keeps some blobs too many, never one too few. So whoever asks for very many
-//! blobs keeps nobody from pruning.
+//! Each digest is remembered with its client until the client names it, as long as there is room. Further digests are
+//! remembered in a Bloom filter, which forgets nothing early: a prune keeps a few blobs too many, never one too few. So a
+//! client that asks for very many blobs cannot prevent pruning.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,25 +15,25 @@ use crate::{
     digest::Digest, ops::prune::now::Promised, serve::admission::Key, store::marked::MIN_GRACE,
 };
 
-/// Digests that are remembered one by one, for each client that was told: some tens of bytes each.
+/// Digests that are remembered individually, one entry per client: some tens of bytes each.
 const MAX_EXACT: usize = 1 << 18;
-/// So often at most it is looked for promises that are over, when there is no room for more.
+/// When there is no room for more, expired promises are searched for at most this often.
 const TIDY: Duration = Duration::from_mins(1);
-/// Bits of a filter, 2 MiB, and how many a digest sets: of a million digests one in 500 others is taken for one of them.
+/// Bits of a filter, 2 MiB, and how many a digest sets: with a million digests, one in 500 others is a false positive.
 const BITS: u32 = 1 << 24;
 const PROBES: u32 = 4;
 
 pub(super) struct Promises {
-    /// How many are remembered one by one.
+    /// How many can be remembered individually.
     room: usize,
     /// Digest and client, both hashed.
     made: HashMap<(u64, u64), Instant>,
     tidied: Option<Instant>,
-    /// Digests for which there was no room, hashed.
+    /// Hashes of digests for which there was no room.
     more: Option<Filter>,
-    /// The same of earlier ones, of which the last is not over yet.
+    /// The same for earlier ones, the last of which has not expired yet.
     before: Option<Filter>,
-    /// Secret, so that nobody can choose digests that look alike.
+    /// Secret, so that nobody can choose digests that collide.
     hasher: RandomState,
 }
 
@@ -55,7 +55,7 @@ impl Promises {
         }
     }
 
-    /// Remembers that `client` was told of `digest`.
+    /// Remembers that `client` was told that `digest` exists.
     pub(super) fn make(&mut self, client: &Key, digest: &Digest) {
         let key = (self.hash(digest), self.hash(client));
         let now = Instant::now();
@@ -79,19 +79,19 @@ impl Promises {
             .as_ref()
             .is_some_and(|f| now - f.began >= MIN_GRACE)
         {
-            // What was there before this one began is over.
+            // Everything added before this one began has expired.
             self.before = self.more.take();
         }
         let more = self.more.get_or_insert_with(|| Filter::new(now));
         more.add(digest, now);
     }
 
-    /// Forgets what `client` was told of `digest`, as far as it is remembered one by one.
+    /// Forgets the promise of `digest` to `client`, if it is remembered individually.
     pub(super) fn forget(&mut self, client: &Key, digest: &Digest) {
         self.made.remove(&(self.hash(digest), self.hash(client)));
     }
 
-    /// What is promised now.
+    /// The current promises.
     pub(super) fn now(&mut self) -> Promised {
         let now = Instant::now();
         for filter in [&mut self.more, &mut self.before] {
@@ -113,7 +113,7 @@ impl Promises {
     }
 }
 
-/// A Bloom filter of the digests of some time.
+/// A Bloom filter of the digests of some period.
 #[derive(Clone)]
 struct Filter {
     bits: Vec<u64>,
@@ -142,9 +142,9 @@ impl Filter {
     }
 }
 
-/// Word and bit of each probe.
+/// The word and bit of each probe.
 fn probes(digest: u64) -> impl Iterator<Item = (usize, u64)> {
-    // Two halves make as many probes as one likes (Kirsch and Mitzenmacher, "Less Hashing, Same Performance").
+    // Two halves generate any number of probes (Kirsch and Mitzenmacher, "Less Hashing, Same Performance").
     let (first, step) = (digest as u32, (digest >> 32) as u32 | 1);
     (0..PROBES).map(move |n| {
         let at = first.wrapping_add(n.wrapping_mul(step)) % BITS;
@@ -200,7 +200,7 @@ mod tests {
         );
         let strange = (100_000..110_000).filter(|n| promised(&digest(*n)));
         assert!(strange.count() < 10);
-        // In the hour after that one more begins the next filter; what is in the first one stays for its own time.
+        // In the following hour one more begins the next filter; the contents of the first one still expire at their own time.
         tokio::time::advance(almost).await;
         for n in 0..ROOM {
             promises.make(&key("many"), &digest(n));

@@ -14,7 +14,7 @@ use crate::{
     store::keys::Repo,
 };
 
-/// The type of every blob: what it is, only its manifest knows.
+/// The type of every blob: only its manifest knows what it is.
 const OCTETS: &str = "application/octet-stream";
 
 fn unknown(digest: &Digest) -> Refusal {
@@ -45,7 +45,7 @@ impl Registry {
         if !self.sees(&repository, digest, sight).await? {
             return Err(unknown(digest));
         }
-        // A push asks first; told that it is not there, it is sent.
+        // A push checks first whether the blob exists; if not, it is sent.
         let size = match call.parts.method {
             Method::HEAD => {
                 let _pass = self.pass(call).await;
@@ -59,18 +59,18 @@ impl Registry {
         };
         let size = size.map_err(|e| damaged(&e))?;
         let size = size.ok_or_else(|| unknown(digest))?;
-        // Content never changes under its digest.
+        // Content never changes under a digest.
         let etag = format!("\"{digest}\"");
         let (builder, range) = range::begin(&call.parts.headers, size, &etag)?;
         let builder = with_digest(builder, digest)
             .header(header::CONTENT_TYPE, OCTETS)
-            // A browser saves it, whatever it is.
+            // Browsers save it instead of showing it.
             .header(header::CONTENT_DISPOSITION, "attachment");
         if call.parts.method == Method::HEAD {
             return finish(builder, "");
         }
         let desc = Descriptor::new(OCTETS, *digest, size);
-        // Before it is opened: whoever waits keeps no file and no connection.
+        // Before it is opened: a waiting request holds no file and no connection.
         call.ticket.transfer().await?;
         let stream = repository.get_blob(&desc, range).await;
         let stream = stream.map_err(|e| damaged(&e))?;
@@ -79,7 +79,7 @@ impl Registry {
 
     pub(super) async fn delete_blob(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Answer {
         let repository = self.repository(repo);
-        // What the caller does not see is as unknown to it as what is missing.
+        // A blob that the caller may not see is treated like a missing one.
         if self.sees(&repository, digest, sight).await? && repository.delete_blob(digest).await? {
             finish(answer(StatusCode::ACCEPTED), "")
         } else {

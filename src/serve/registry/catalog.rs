@@ -14,7 +14,7 @@ use crate::{
     store::{keys::Repo, repository::AT_ONCE},
 };
 
-/// Most entries of a page; asked for more, or for no count, that many are given.
+/// Maximum number of entries of a page; used if more, or no count, are requested.
 const MAX_REPOSITORIES: usize = 1000;
 
 impl Registry {
@@ -22,8 +22,8 @@ impl Registry {
         send(call, || self.catalog(call)).await
     }
 
-    /// A page may have fewer entries than asked for, even none: of the names that it takes, those that hold nothing any more are left
-    /// out. Where the list goes on says `Link` alone.
+    /// A page may have fewer entries than requested, even none: names that no longer hold anything are left out. Only `Link`
+    /// tells whether the list continues.
     async fn catalog(&self, call: &Call) -> Result<List, Refusal> {
         let n = count(&call.parts, MAX_REPOSITORIES)?;
         let last = param(call.parts.uri.query(), "last");

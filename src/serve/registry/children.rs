@@ -1,4 +1,4 @@
-//! What a pushed manifest names: whether it is here, with the sizes that the manifest says, and what follows if it is not.
+//! The digests that a pushed manifest names: whether they exist, with the sizes in the manifest, and the consequences if not.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,13 +27,14 @@ use crate::{
     },
 };
 
-/// Flaws that a message names.
+/// Number of flaws that a message lists.
 const NAMED: usize = 5;
 
 impl Registry {
-    /// Finds the children that are not there, or not with the size that the manifest says. A caller who sees every blob may name
-    /// what was never there ("sparse"), but not what was deleted here, since the pusher assumes it still is. Any other caller may name
-    /// only what it sees, and that is linked: it stays visible to such callers whatever becomes of the manifest that showed it.
+    /// Finds the children that do not exist, or have another size than in the manifest. A caller who sees every blob may name
+    /// what never existed ("sparse"), but not what was deleted here, since the pusher assumes it still exists. Any other caller
+    /// may name only what it sees, and that is linked: it stays visible to such callers whatever happens to the manifest that
+    /// made it visible.
     pub(super) async fn check_children(
         &self,
         repository: &Repository,
@@ -52,7 +53,7 @@ impl Registry {
             };
             Ok::<_, Refusal>((digest, seen, state))
         });
-        // The first one that is unknown is the last one that is asked for: a manifest may name 50,000.
+        // Stop asking after the first unknown one: a manifest may name 50,000.
         let found = found
             .buffered(AT_ONCE)
             .and_then(async |(digest, seen, state)| {
@@ -77,7 +78,8 @@ impl Registry {
         Ok(flaws.into_iter().collect())
     }
 
-    /// Refuses an image that nobody could pull, unless the settings accept it. What the store cannot tell for now is believed.
+    /// Refuses an image that nobody could pull, unless the settings accept it. What the store currently cannot tell is assumed
+    /// to exist.
     pub(super) fn judge(&self, flaws: &[Flaw]) -> Result<(), Refusal> {
         let known = |flaw: &&Flaw| flaw.kind != FlawKind::Unknown;
         let Some(first) = flaws.iter().find(known) else {
@@ -98,7 +100,7 @@ impl Registry {
     }
 }
 
-/// Something that a manifest names and the repository does not have as it says.
+/// Something that a manifest names, but that the repository does not have in that form.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Flaw {
     pub(super) kind: FlawKind,
@@ -111,7 +113,7 @@ pub(super) enum FlawKind {
     Missing,
     /// It has another size, in bytes.
     Sized { said: u64, is: u64 },
-    /// The store cannot tell whether it is here.
+    /// The store cannot tell whether it exists.
     Unknown,
 }
 
@@ -139,15 +141,15 @@ impl fmt::Display for Flaw {
     }
 }
 
-/// Returns true for the manifest of an image, all of which its readers need. An index may name what is elsewhere, and so may whatever has
-/// a config of a kind of its own.
+/// Returns true for the manifest of an image, whose readers need all of its parts. An index may name digests that are stored
+/// elsewhere, and so may a manifest with its own type of config.
 pub(super) fn is_image(media_type: &str, outline: &Outline) -> bool {
     let is_manifest = matches!(media_type, IMAGE_MANIFEST | DOCKER_MANIFEST);
     let mut configs = outline.named.iter().filter(|n| n.role == Role::Config);
     is_manifest && configs.any(|c| is_image_config(&c.media_type))
 }
 
-/// The first few, and how many there are.
+/// The first few, and the total number.
 pub(super) fn listed(flaws: &[Flaw]) -> String {
     let named: Vec<String> = flaws.iter().take(NAMED).map(Flaw::to_string).collect();
     let named = named.join(", ");
@@ -158,7 +160,7 @@ pub(super) fn listed(flaws: &[Flaw]) -> String {
     }
 }
 
-/// What a client shows its user (RFC 7234, 5.5, as the distribution spec wants it).
+/// Shown to users by clients (RFC 7234, 5.5, as the distribution spec requires).
 pub(super) fn warning(flaws: &[Flaw]) -> Option<HeaderValue> {
     if flaws.is_empty() {
         return None;

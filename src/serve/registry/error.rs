@@ -1,4 +1,4 @@
-//! The error codes of the distribution spec ("Error Codes") that a status alone does not give.
+//! The error codes of the distribution spec ("Error Codes") that a status alone does not determine.
 
 use axum::http::StatusCode;
 
@@ -7,7 +7,7 @@ use crate::{
     store::{self, ErrorKind},
 };
 
-/// An error code of the spec, and the status that it is answered with.
+/// An error code of the spec, and its status.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Code(pub(super) &'static str, StatusCode);
 
@@ -35,8 +35,8 @@ pub(super) fn refuse(Code(code, status): Code, message: impl Into<String>) -> Re
     }
 }
 
-/// The answer to trouble at the store below. The code is that of what the client would see: what is damaged is a miss to whoever
-/// asks for it, and what is sent has a wrong digest.
+/// The answer to an error of the store below. The code describes what the client would see: damaged content is missing for its
+/// readers, and sent content has a wrong digest.
 pub(super) fn of_store(error: &store::Error, Code(code, status): Code) -> Refusal {
     let refusal = Refusal::from(error);
     if error.kind != ErrorKind::Corrupt {
@@ -65,7 +65,7 @@ mod tests {
             (of_store(&error(), Code::BLOB_UNKNOWN), 404, "BLOB_UNKNOWN"),
         ] {
             assert_eq!((refusal.status.as_u16(), refusal.code()), (status, code));
-            // None of this is worth waiting for.
+            // Waiting helps in none of these cases.
             assert!(refusal.headers.is_empty() && !refusal.is_unavailable());
         }
     }

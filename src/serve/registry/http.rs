@@ -1,4 +1,4 @@
-//! Small readings and writings of HTTP that all requests of the door share.
+//! HTTP helpers that all requests of the door share.
 
 use std::{ops::Range, time::Duration};
 
@@ -11,15 +11,15 @@ use futures_util::TryStreamExt as _;
 use super::error::{Code, refuse};
 use crate::{digest::Digest, entry::Time, serve::refusal::Refusal, store::ByteStream};
 
-/// Says which digest the content has (distribution spec, "Pulling manifests").
+/// The digest of the content (distribution spec, "Pulling manifests").
 pub(super) const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// Echoes the subject of a pushed manifest.
 pub(super) const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
-/// Echoes the tags that a pushed manifest got.
+/// Echoes the tags that a pushed manifest was given.
 pub(super) const OCI_TAG: HeaderName = HeaderName::from_static("oci-tag");
-/// Names the filters that a list of referrers went through.
+/// Names the filters that were applied to a list of referrers.
 pub(super) const OCI_FILTERS: HeaderName = HeaderName::from_static("oci-filters-applied");
-/// An older name of an upload that some clients still want.
+/// An older header with the id of an upload that some clients still require.
 pub(super) const UPLOAD_UUID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
 /// Begins a response.
@@ -27,7 +27,7 @@ pub(super) fn answer(status: StatusCode) -> Builder {
     Response::builder().status(status)
 }
 
-/// Ends a response whose headers are all made here.
+/// Finishes a response whose headers were all created here.
 pub(super) fn finish(builder: Builder, body: impl Into<Body>) -> Result<Response<Body>, Refusal> {
     builder.body(body.into()).map_err(|_| {
         refuse(
@@ -55,7 +55,7 @@ pub(super) fn with_digest(builder: Builder, digest: &Digest) -> Builder {
     builder.header(CONTENT_DIGEST, digest.to_string())
 }
 
-/// A moment as headers spell it (RFC 9110, 5.6.7), without its fraction; `None` before 1970 and after 9999.
+/// A time in header format (RFC 9110, 5.6.7), without its fraction; `None` before 1970 and after 9999.
 pub(super) fn http_date(at: Time) -> Option<String> {
     let secs = u64::try_from(at.secs).ok()?;
     (secs < 253_402_300_800)
@@ -73,7 +73,7 @@ pub(super) fn chunk(headers: &HeaderMap) -> Result<Option<Range<u64>>, Refusal> 
             format!("`Content-Range: {spec}` is not `<first>-<last>`"),
         )
     };
-    // Some clients write it as HTTP does.
+    // Some clients write it in the HTTP format.
     let plain = spec.strip_prefix("bytes ").unwrap_or(spec);
     let plain = plain.split('/').next().unwrap_or(plain);
     let (first, last) = plain.split_once('-').ok_or_else(wrong)?;

@@ -1,4 +1,4 @@
-//! Lists: tags, and the manifests that refer to one.
+//! Lists: tags, and the referrers of a manifest.
 
 use std::time::Duration;
 
@@ -24,20 +24,20 @@ use crate::{
     task,
 };
 
-/// Most entries of a page of tags.
+/// Maximum number of entries of a page of tags.
 const MAX_TAGS: usize = 10_000;
-/// Bytes of descriptors after which a page of referrers ends: clients take manifests of 4 MiB at most.
+/// Bytes of descriptors after which a page of referrers ends: clients accept manifests of at most 4 MiB.
 const MAX_REFERRERS_BYTES: usize = 3 << 20;
-/// Bytes of manifests that are read for a page of referrers, whether they are among those that are asked for or not.
+/// Bytes of manifests that are read for a page of referrers, whether they match the request or not.
 const MAX_READ_BYTES: usize = 16 << 20;
-/// Manifests that are read for a page of referrers. Some clients read the first page only, so it has all of an honest set.
+/// Manifests that are read for a page of referrers. Some clients read only the first page, so an honest set fits into it.
 const MAX_READ: usize = 500;
-/// How long a page looks at what it may list: one of a slow store must not keep its place from others.
+/// How long a page keeps looking: a slow store must not keep the permit from others.
 const LONGEST: Duration = Duration::from_secs(3);
-/// Of what is read at once, large manifests.
+/// Large manifests among those that are read concurrently.
 const LARGE_AT_ONCE: usize = 1;
 
-/// Entries of a page; asked for more than `most`, or for no count, that many.
+/// Number of entries of a page; `most` if more, or no count, are requested.
 pub(super) fn count(parts: &Parts, most: usize) -> Result<usize, Refusal> {
     match param(parts.uri.query(), "n") {
         None => Ok(most),
@@ -48,15 +48,15 @@ pub(super) fn count(parts: &Parts, most: usize) -> Result<usize, Refusal> {
     }
 }
 
-/// What a page goes on with.
+/// The next item for a page.
 pub(super) enum Next<T> {
     Item(T),
     End,
-    /// There is more, and no time left for it.
+    /// There are more, but no time is left for them.
     Late,
 }
 
-/// The time of a page.
+/// The time limit of a page.
 pub(super) struct PageTime {
     until: Instant,
     is_first: bool,
@@ -71,7 +71,7 @@ impl PageTime {
         }
     }
 
-    /// The next of what a page looks at. The first has whatever time it takes: each page must get further than the one before.
+    /// The next item for a page. The first one has no time limit: each page must get further than the one before.
     pub(super) async fn next<T>(
         &mut self,
         looked: &mut (impl Stream<Item = Result<T, Refusal>> + Unpin),
@@ -91,7 +91,7 @@ impl PageTime {
     }
 }
 
-/// Says where the next page is.
+/// Adds the link to the next page.
 pub(super) fn next(builder: Builder, path: &str, query: &[(&str, &str)]) -> Builder {
     let query = form_urlencoded::Serializer::new(String::new())
         .extend_pairs(query)
@@ -193,8 +193,8 @@ impl Registry {
 /// An answer's head and its text.
 pub(super) type List = (Builder, String);
 
-/// Answers with a list. A large one is in memory as long as it is sent, so it takes a place among large transfers; whoever waits for that
-/// makes it again.
+/// Answers with a list. A large one is in memory while it is sent, so it takes a slot among large transfers; a request that has
+/// to wait for the slot creates the list again.
 pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     call: &Call,
     make: impl Fn() -> F,
@@ -212,12 +212,12 @@ pub(super) async fn send<F: Future<Output = Result<List, Refusal>>>(
     finish(builder, text)
 }
 
-/// A referrer that was looked at.
+/// A referrer that was examined.
 struct Looked {
     digest: Digest,
-    /// Bytes of its manifest, if that was read.
+    /// Size of its manifest, if that was read.
     read: Option<usize>,
-    /// As a list shows it (distribution spec, "Listing Referrers"), and about how long that is; `None` if it is not listed.
+    /// Its entry in a list (distribution spec, "Listing Referrers"), with the approximate length; `None` if it is not listed.
     shown: Option<(Descriptor, usize)>,
 }
 
@@ -228,12 +228,12 @@ struct Page {
     bytes: usize,
     read: usize,
     read_bytes: usize,
-    /// The last one that was looked at.
+    /// The last one that was examined.
     seen: Option<Digest>,
 }
 
 impl Page {
-    /// Takes the next one; `false` if it belongs to the next page.
+    /// Adds the next one; `false` if it belongs to the next page.
     fn takes(&mut self, looked: Looked) -> bool {
         let length = looked.shown.as_ref().map_or(0, |(_, length)| *length);
         let is_full = self.bytes + length > MAX_REFERRERS_BYTES && !self.listed.is_empty();
@@ -249,8 +249,8 @@ impl Page {
     }
 }
 
-/// Looks at a referrer; of one that is recorded to have another type than the `wanted` one, the manifest is not read. What is gone or
-/// damaged is not listed.
+/// Examines a referrer; if its recorded type is not the `wanted` one, its manifest is not read. Missing or damaged ones are not
+/// listed.
 async fn look(
     repository: &Repository,
     digest: Digest,
@@ -292,7 +292,7 @@ async fn look(
     Ok(looked)
 }
 
-/// What is damaged is not listed.
+/// Damaged manifests are not listed.
 fn left_out<T>(error: store::Error) -> store::Result<Option<T>> {
     if error.kind != ErrorKind::Corrupt {
         return Err(error);

@@ -1,4 +1,4 @@
-//! Finding a manifest by its record, and reading it in a place of its kind.
+//! Finding a manifest by its record, and reading it with the right kind of permit.
 
 use super::{
     Registry,
@@ -13,14 +13,14 @@ use crate::{
     store::{self, Repository},
 };
 
-/// How often a large manifest is given up while its place is waited for: tags may change meanwhile.
+/// How often a large manifest is dropped while waiting for a permit: tags may change meanwhile.
 const ROUNDS: usize = 3;
 
 impl Registry {
-    /// Finds a manifest, and reads it if its digest `wants` that or nobody knows yet what it is.
+    /// Finds a manifest, and reads it if `wants` says so for its digest, or its type is not known yet.
     ///
-    /// A large one has a place of its kind before it is read, and another one, among those in memory, until it is sent. Whoever waits
-    /// for a place keeps nothing in memory meanwhile, and no place among those that are looked up.
+    /// A large one takes a permit for large manifests before it is read, and a slot among those in memory until it is sent. A
+    /// request that waits for one keeps nothing in memory meanwhile, and holds no lookup permit.
     pub(super) async fn look_up(
         &self,
         repository: &Repository,
@@ -52,11 +52,11 @@ impl Registry {
                 ticket.large_transfer().await?;
                 large = Some(ticket.place_in(|a| &a.large_manifests).await?);
             }
-            // A merged tag may be stored anew.
+            // A merged tag may be stored again.
             let pass = self.pass(call).await;
             let answer = caches.answer(repository, reference, found, want);
             let answer = answer.await.map_err(failed)?;
-            // Whoever knows a manifest may name what it names, without asking for that.
+            // A client that knows a manifest may name what it names, without asking for that.
             if let Answer::Ready(ready) = &answer {
                 self.promise(call, &ready.digest);
             }

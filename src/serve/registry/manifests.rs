@@ -28,13 +28,13 @@ use crate::{
     task,
 };
 
-/// Most tags that one request may write; the spec asks for ten at least.
+/// Maximum number of tags that one request may write; the spec requires at least ten.
 const MAX_TAGS: usize = 64;
-/// Longest time for a manifest to come: it is gathered in memory.
+/// Maximum time for receiving a manifest: it is collected in memory.
 const LONGEST: Duration = Duration::from_mins(1);
-/// Bytes of a manifest from which on it needs a place of its own kind.
+/// Size from which a manifest needs its own kind of permit.
 pub(super) const LARGE: usize = 64 << 10;
-/// Longest type of an artifact: two names of 127 characters (RFC 6838, 4.2).
+/// Longest artifact type: two names of 127 characters (RFC 6838, 4.2).
 const MAX_TYPE: usize = 255;
 
 pub(super) fn unknown(reference: &Reference) -> Refusal {
@@ -79,7 +79,7 @@ impl Registry {
         let mut builder = with_digest(answer(status), &digest)
             .header(header::CONTENT_TYPE, media::to_serve(&found.media_type))
             .header(header::ETAG, format!("\"{digest}\""));
-        // Of the tag, not of the manifest: until when what it points at can have been published.
+        // The time of the tag, not of the manifest: its target cannot have been published later.
         if let (Some(at), Reference::Tag(_)) = (found.modified.and_then(http_date), reference) {
             builder = builder.header(header::LAST_MODIFIED, at);
         }
@@ -119,8 +119,8 @@ impl Registry {
         let caches = self.caches.of(ticket.key());
         let is_image = !is_cache && is_image(&manifest.media_type, &outline);
         let push = || async {
-            // Each attempt for itself: one that waits for the store must not keep others from theirs. A cache is taken apart and
-            // merged; a prune waits for whoever has passed, so nobody waits for a place after that.
+            // Each attempt acquires its own: one that waits for the store must not hold up others. A cache is taken apart and
+            // merged; a prune waits for requests with a pass, so no permit is waited for after that.
             let merging = if is_cache {
                 Some(ticket.place_in(|a| &a.merges).await?)
             } else {
@@ -196,7 +196,7 @@ impl Registry {
     }
 }
 
-/// Reads what a pushed manifest names. What a sweep could not read later is refused as well.
+/// Reads what a pushed manifest names. A manifest that a sweep could not read later is refused as well.
 async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     let read = {
         let manifest = manifest.clone();
@@ -215,7 +215,7 @@ async fn understand(manifest: &Manifest) -> Result<(Outline, bool), Refusal> {
     read.map_err(|why| refuse(Code::MANIFEST_INVALID, why))
 }
 
-/// Receives a manifest and reads what it names; a large one is parsed in a place of its kind.
+/// Receives a manifest and reads what it names; a large one is parsed with its own kind of permit.
 async fn take(
     reference: &Reference,
     call: &Call,
@@ -232,7 +232,7 @@ async fn take(
     Ok((manifest, outline, is_cache))
 }
 
-/// Receives the body; a large one takes a place among large transfers, which the request's ticket has then.
+/// Receives the body; a large one takes a slot among large transfers, which the request's ticket then holds.
 async fn receive(call: &Call, body: Body) -> Result<Bytes, Refusal> {
     let too_long = || {
         refuse(
@@ -261,11 +261,11 @@ async fn receive(call: &Call, body: Body) -> Result<Bytes, Refusal> {
     Ok(bytes.freeze())
 }
 
-/// Checks a body against what the request says of it.
+/// Checks a body against the request's headers and reference.
 async fn read(reference: &Reference, parts: &Parts, bytes: Bytes) -> Result<Manifest, Refusal> {
     let mut manifest = task::parse(bytes.len(), move || Manifest::sniff(bytes)).await;
     let said = text(&parts.headers, &header::CONTENT_TYPE);
-    // Parameters are not part of the type that is given back.
+    // Parameters are not part of the type that is returned.
     let said = said.and_then(|t| t.split(';').next()).map(str::trim);
     if let Some(said) = said.filter(|t| !t.is_empty()) {
         said.clone_into(&mut manifest.media_type);
@@ -287,7 +287,7 @@ async fn read(reference: &Reference, parts: &Parts, bytes: Bytes) -> Result<Mani
     Ok(manifest)
 }
 
-/// The tags that a request writes: its reference, or with a digest those of the query.
+/// The tags that a request writes: its reference, or for a digest those in the query.
 fn tags(reference: &Reference, parts: &Parts) -> Result<Vec<Tag>, Refusal> {
     let asked = match reference {
         Reference::Tag(tag) => return Ok(vec![tag.clone()]),

@@ -1,15 +1,16 @@
-//! Which media types a manifest may have.
+//! Media types that a manifest may have.
 //!
-//! A browser shows what has a type that it knows, so a manifest that is served as `text/html` is a page of this registry's site.
+//! Browsers render types that they know, so a manifest served as `text/html` would be a page of this registry's site.
 
-/// Parts of media types that browsers run or render as documents, scripts among them.
+/// Parts of media types that browsers execute or render as documents, including scripts.
 const ACTIVE: [&str; 5] = ["html", "xml", "svg", "javascript", "ecmascript"];
 /// Longest name on either side of the `/` (RFC 6838 §4.2).
 const MAX_NAME_BYTES: usize = 127;
-/// Says nothing of what it is.
+/// A type without a meaning.
 const OCTETS: &str = "application/octet-stream";
 
-/// Says whether a manifest may be pushed with this type: `application/` and a name (RFC 6838 §4.2) that no browser acts upon.
+/// Returns true if a manifest may be pushed with this type: `application/` and a name (RFC 6838 §4.2) that no browser acts
+/// upon.
 pub(super) fn may_be_pushed(media_type: &str) -> bool {
     let Some(name) = media_type.strip_prefix("application/") else {
         return false;
@@ -26,7 +27,8 @@ pub(super) fn may_be_pushed(media_type: &str) -> bool {
         && !ACTIVE.iter().any(|word| lower.contains(word))
 }
 
-/// The type to serve a manifest with: its own, unless it came here before such types were refused, or beside us.
+/// The type to serve a manifest with: its own, unless that is not allowed; such manifests were pushed before the check existed,
+/// or without the daemon.
 pub(super) fn to_serve(media_type: &str) -> &str {
     if may_be_pushed(media_type) {
         media_type

@@ -1,9 +1,9 @@
-//! The registry door: `/v2/`, the OCI distribution specification 1.1 and what its main branch adds.
+//! The registry door: `/v2/`, the OCI distribution specification 1.1 and the additions on its main branch.
 //!
-//! - Holds: routes, status codes, headers, the order in which clients expect things to happen.
-//! - Enters: HTTP requests of docker, BuildKit, skopeo, oras and ourselves.
-//! - Leaves: responses; blobs stream in both directions.
-//! - Deliberately absent: how bytes are kept, hashed or moved, and what a cache manifest means.
+//! - Holds: routes, status codes, headers, the order of steps that clients expect.
+//! - Enters: HTTP requests of docker, BuildKit, skopeo, oras and cachectl.
+//! - Leaves: responses; blobs are streamed in both directions.
+//! - Deliberately absent: how bytes are stored, hashed or moved, and what a cache manifest means.
 
 use std::sync::{
     Arc,
@@ -49,19 +49,19 @@ use error::{Code, refuse};
 use http::{answer, finish};
 use route::Path;
 
-/// The old name of the protocol, which docker looks for.
+/// The old name of the protocol, which docker checks.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
-/// How much a caller sees of the blobs of the store.
+/// Which of the store's blobs a caller sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sight {
     /// All of them: it may read every repository.
     All,
-    /// What belongs to the repository.
+    /// Those of the repository.
     Own,
 }
 
-/// The door: stores behind it, uploads that are on their way, how tags of caches are kept.
+/// The door: the stores behind it, unfinished uploads, the handling of cache tags.
 pub struct Registry {
     repositories: Arc<dyn Repositories>,
     uploads: Arc<Uploads>,
@@ -81,7 +81,7 @@ impl Registry {
     ) -> Self {
         let sights = Arc::<Sights>::default();
         let remembered = sights.clone();
-        // A prune may remove a link with its blob, and somebody else may push that again.
+        // A prune may remove a link with its blob, and another caller may push the blob again.
         let pause = Pause::telling(move || remembered.forget_links());
         Self {
             repositories,
@@ -94,29 +94,29 @@ impl Registry {
         }
     }
 
-    /// The same, which only reads from `readers`: they may answer by what is at hand while the store takes its time.
+    /// The same, but reads use `readers`: these may answer from local data while the store is slow.
     #[must_use]
     pub fn reading(self, readers: Option<Arc<dyn Repositories>>) -> Self {
         Self { readers, ..self }
     }
 
-    /// Decides whether the manifest of an image whose config or layers are not here is refused, or accepted with a warning.
+    /// Decides whether an image manifest with missing config or layers is refused, or accepted with a warning.
     pub fn refuse_incomplete_images(&self, refuse: bool) {
         self.refuses_incomplete_images
             .store(refuse, Ordering::Relaxed);
     }
 
-    /// Holds its requests while a prune has the store to itself.
+    /// Makes its requests wait while a prune has exclusive use of the store.
     pub fn pause(&self) -> Arc<Pause> {
         self.pause.clone()
     }
 
-    /// Who sees what, as every other API of the daemon must answer it too.
+    /// What callers see, which every other API of the daemon must answer in the same way.
     pub fn sights(&self) -> Arc<Sights> {
         self.sights.clone()
     }
 
-    /// A repository for requests that change it: what they find decides what is written and removed.
+    /// A repository for requests that change it: what they find determines what is written and removed.
     fn repository(&self, name: &Repo) -> Repository {
         self.repositories.repository(name)
     }
@@ -127,7 +127,7 @@ impl Registry {
         readers.repository(name)
     }
 
-    /// Says whether a caller sees a blob in a repository.
+    /// Returns true if a caller sees a blob in a repository.
     async fn sees(
         &self,
         repository: &Repository,
@@ -137,7 +137,7 @@ impl Registry {
         Ok(sight == Sight::All || self.sights.sees(repository, digest).await?)
     }
 
-    /// Waits until no prune has the store to itself, for a request whose work on it begins now.
+    /// Waits until no prune has exclusive use of the store, for a request that is about to work on it.
     async fn pass(&self, call: &Call) -> Pass {
         let what = || {
             let path: String = call.parts.uri.path().chars().take(200).collect();
@@ -146,7 +146,8 @@ impl Registry {
         self.pause.pass(Some(&call.ticket), what).await
     }
 
-    /// Notes that whoever asks was told that a blob or manifest is there, if that may be named in a push later. Only while it passes.
+    /// Notes that the caller was told that a blob or manifest exists, if a push may name it later. Only while the request has a
+    /// pass.
     fn promise(&self, call: &Call, digest: &Digest) {
         // With this or another token.
         if call.who.is_granted_somewhere(Action::Push) {
@@ -154,7 +155,7 @@ impl Registry {
         }
     }
 
-    /// Each answer is on the heap: as part of the futures around it, which are moved, the largest of them would cost every request.
+    /// Boxes each answer: inside the surrounding futures, which are moved, the largest of them would cost every request.
     fn dispatch<'r>(&'r self, path: &'r Path, call: &'r Call, body: Body) -> BoxFuture<'r, Answer> {
         let method = &call.parts.method;
         let sight = if call.who.reads_everything() {
@@ -251,12 +252,12 @@ impl Door for Registry {
     }
 }
 
-/// The answer to another method than these.
+/// The answer to any other method.
 fn only(methods: &'static str) -> BoxFuture<'static, Answer> {
     ready(Err(Refusal::method_not_allowed(methods))).boxed()
 }
 
-/// The rights that a request needs. To take back one's own upload is part of pushing.
+/// The rights that a request needs. Cancelling the caller's own upload is part of pushing.
 fn needs(path: &Path, head: &Parts) -> Vec<Need<'static>> {
     let Some(repo) = path.repo() else {
         let catalog = matches!(path, Path::Catalog).then(Need::catalog);
@@ -271,14 +272,14 @@ fn needs(path: &Path, head: &Parts) -> Vec<Need<'static>> {
     let need = |repo: &Repo, action| Need::new(repo.to_string(), action);
     let mut needs = vec![need(repo, action)];
     if matches!(path, Path::Uploads(_)) && method == Method::POST {
-        // To mount from.
+        // The source of a mount.
         let source = uploads::source(head);
         needs.extend(source.map(|from| need(&from, Action::Pull).optional()));
     }
     needs
 }
 
-/// Bytes that nothing else has are waited for, names for a while.
+/// Requests for bytes wait until the store is back; requests for names wait briefly.
 fn hold(path: &Path, method: &Method) -> Hold {
     match path {
         Path::Blob(_, digest) if method == Method::GET => Hold::UntilBack(*digest),

@@ -1,5 +1,5 @@
-//! From a path to what it asks for. Names contain slashes and may contain `blobs` or `tags`, so a path is read from its end
-//! (distribution spec, "Endpoints").
+//! Parsing of paths. Names contain slashes and may contain `blobs` or `tags`, so a path is parsed from its end (distribution
+//! spec, "Endpoints").
 
 use super::error::{Code, refuse};
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 pub enum Path {
     /// `/v2/`
     Base,
-    /// `/v2/_catalog`, which cannot be a repository's name.
+    /// `/v2/_catalog`, which is not a valid repository name.
     Catalog,
     /// `…/blobs/uploads/`
     Uploads(Repo),
@@ -30,7 +30,7 @@ pub enum Path {
     Referrers(Repo, Digest),
 }
 
-/// A path without what it names, as the specification writes it; and what it names.
+/// A path with placeholders, as in the specification; and what it names.
 type Read = (&'static str, Result<Path, Refusal>);
 
 impl Path {
@@ -78,7 +78,7 @@ impl Path {
         unknown()
     }
 
-    /// The repository that it is in.
+    /// The repository that it belongs to.
     pub(super) fn repo(&self) -> Option<&Repo> {
         match self {
             Self::Base | Self::Catalog => None,
@@ -97,7 +97,7 @@ fn unknown() -> Read {
     ("other", Err(refusal))
 }
 
-/// The answer to an upload that is not there.
+/// The answer for an unknown upload.
 pub(super) fn no_upload() -> Refusal {
     refuse(
         Code::BLOB_UPLOAD_UNKNOWN,
@@ -105,13 +105,13 @@ pub(super) fn no_upload() -> Refusal {
     )
 }
 
-/// A repository's name.
+/// Parses a repository's name.
 pub(super) fn repo(name: &str) -> Result<Repo, Refusal> {
     name.parse()
         .map_err(|e: crate::store::keys::RepoRefused| refuse(Code::NAME_INVALID, e.to_string()))
 }
 
-/// A digest, of an algorithm that we have.
+/// Parses a digest of a supported algorithm.
 pub(super) fn digest(text: &str) -> Result<Digest, Refusal> {
     text.parse()
         .map_err(|e: crate::digest::DigestError| refuse(Code::DIGEST_INVALID, e.to_string()))
@@ -124,7 +124,7 @@ fn reference(text: &str) -> Result<Reference, Refusal> {
     tag(text).map(Reference::Tag)
 }
 
-/// A tag.
+/// Parses a tag.
 pub(super) fn tag(text: &str) -> Result<Tag, Refusal> {
     text.parse::<Tag>()
         .map_err(|e| refuse(Code::MANIFEST_INVALID, e.to_string()))

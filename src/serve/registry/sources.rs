@@ -1,8 +1,8 @@
-//! Whether a caller sees what a served cache is made of.
+//! Whether a caller sees everything that a served cache consists of.
 //!
-//! A cache is served without the layers that the store has lost. Of a layer that its caller may not see, that would tell whether
-//! somebody else has it. Manifests that were pushed under this rule name no such layer; of one that an older release took, nothing
-//! is served to callers who do not see all of it.
+//! A cache is served without the layers that the store has lost. If a caller may not see a layer, leaving it out would reveal
+//! whether somebody else has it. Manifests that were pushed under this rule name no such layer; a manifest accepted by an older
+//! release is not served at all to callers who do not see everything in it.
 
 use super::{Registry, Sight, manifests::LARGE};
 use crate::{
@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Registry {
-    /// Returns false if a cache is not to be served to a caller: it, or a part that it is merged from, names what that caller does
-    /// not see. Asks nothing of what the store holds beyond that.
+    /// Returns false if a cache must not be served to a caller: it, or a part that it is merged from, names a digest that the
+    /// caller does not see. The result does not depend on what else the store holds.
     pub(super) async fn sees_sources(
         &self,
         repository: &Repository,
@@ -35,7 +35,7 @@ impl Registry {
             Reference::Digest(digest) => (Some(*digest), Vec::new()),
         };
         if let Some(own) = own {
-            // What was merged of parts is made of them again.
+            // What was merged from parts is merged from them again.
             let is_alone = parts.is_empty();
             let is_own = move |m: &Manifest| is_alone || !is_merged(m);
             if !self.sees_all_of(repository, own, ticket, is_own).await? {
@@ -51,8 +51,8 @@ impl Registry {
         Ok(true)
     }
 
-    /// Whether a caller sees all that a manifest names, if it is a cache that `counts`. Those that were pushed under the rule are not
-    /// read: they may have 4 MiB each.
+    /// Whether a caller sees everything that a manifest names, if it is a cache that `counts`. Manifests that were pushed under
+    /// the rule are not read: they may have 4 MiB each.
     async fn sees_all_of(
         &self,
         repository: &Repository,
@@ -96,7 +96,7 @@ impl Registry {
     }
 }
 
-/// What is lost or damaged is not there: whoever serves it will say so.
+/// Lost or damaged content counts as missing: serving it reports the error.
 fn lost<T>(error: Error) -> Result<Option<T>, Error> {
     if error.kind == ErrorKind::Corrupt {
         Ok(None)

@@ -1,7 +1,7 @@
 //! Uploads of blobs: in one request, in chunks, streamed; mounted from another repository; resumed and cancelled.
 //!
-//! The states are those of the distribution spec, "Pushing Blobs". After a chunk out of order (416) the upload lives on;
-//! after a wrong digest it is gone.
+//! The states are those of the distribution spec, "Pushing Blobs". After a chunk out of order (416) the upload continues; after
+//! a wrong digest it is removed.
 
 use std::ops::Range;
 
@@ -27,12 +27,12 @@ use crate::{
     },
 };
 
-/// Where an upload is sent to next; `at` tells whichever daemon gets that how far it is.
+/// The URL for the next request of an upload; `at` tells any daemon that receives it how many bytes there are.
 fn location(repo: &Repo, id: &UploadId, size: u64) -> String {
     format!("/v2/{repo}/blobs/uploads/{id}?at={size}")
 }
 
-/// Says how far an upload is. An empty one has no range of its own; `0-0` is what registries say.
+/// Reports the progress of an upload. An empty one has no valid range; registries report `0-0`.
 fn progress(builder: Builder, repo: &Repo, id: &UploadId, size: u64) -> Builder {
     builder
         .header(header::LOCATION, location(repo, id, size))
@@ -40,12 +40,12 @@ fn progress(builder: Builder, repo: &Repo, id: &UploadId, size: u64) -> Builder 
         .header(UPLOAD_UUID, id.to_string())
 }
 
-/// How far the client believes an upload to be.
+/// The progress of the upload according to the client.
 fn at(parts: &Parts) -> Option<u64> {
     param(parts.uri.query(), "at")?.parse().ok()
 }
 
-/// The repository that a blob is to be mounted from.
+/// The repository to mount a blob from.
 pub(super) fn source(parts: &Parts) -> Option<Repo> {
     param(parts.uri.query(), "from")?.parse().ok()
 }
@@ -56,7 +56,7 @@ fn stored(repo: &Repo, digest: &Digest) -> Answer {
     finish(builder, "")
 }
 
-/// Notes that so many bytes need not be sent, or kept, once more.
+/// Notes that this many bytes need not be sent, or stored, again.
 fn saved(answer: Answer, how: &'static str, bytes: u64) -> Answer {
     answer.map(|mut response| {
         response.extensions_mut().insert(Saved { how, bytes });
@@ -64,7 +64,7 @@ fn saved(answer: Answer, how: &'static str, bytes: u64) -> Answer {
     })
 }
 
-/// An algorithm that blobs may have.
+/// Checks that blobs may use this algorithm.
 fn check_algorithm(name: &str) -> Result<(), Refusal> {
     if matches!(name, "sha256" | "sha512") {
         return Ok(());
@@ -88,7 +88,7 @@ impl Registry {
             let source = source(&call.parts);
             let source = source.filter(|from| call.who.may(&Need::pull(from.as_str())));
             let source = source.as_ref();
-            // A source that may not be read is as good as one that is not there.
+            // A source that may not be read is treated like a missing one.
             let hidden = source.is_none() && param(query, "from").is_some();
             if !hidden && let Some(size) = self.mount(repo, &digest, source, sight, call).await? {
                 return saved(stored(repo, &digest), "mounted", size);
@@ -107,7 +107,7 @@ impl Registry {
                 let all = (Some(0), None, Some(call.ticket.receive(body)));
                 let done = self.commit(repo, &id, &digest, all, sight, call).await;
                 if done.is_err() {
-                    // The client never heard of the upload, so nobody can go on with it.
+                    // The client never learned of the upload, so nobody can continue it.
                     if let Err(error) = self.uploads.drop_unheard(&id).await {
                         tracing::debug!(%error, "Upload stays until it expires");
                     }
@@ -118,7 +118,7 @@ impl Registry {
         }
     }
 
-    /// Shows a blob here that another repository, or with no `from` any, shows already to whoever asks; its size.
+    /// Makes a blob visible here that another repository (any, without `from`) already shows to the caller; returns its size.
     async fn mount(
         &self,
         repo: &Repo,
@@ -142,7 +142,7 @@ impl Registry {
         Ok(size)
     }
 
-    /// Notes that a blob came here, by who sees no other.
+    /// Notes that a caller that sees no other blobs brought this one here.
     async fn own(&self, repo: &Repo, digest: &Digest, sight: Sight) -> Result<(), Refusal> {
         if sight == Sight::Own {
             self.sights.link(&self.repository(repo), digest).await?;
@@ -207,14 +207,14 @@ impl Registry {
         }
     }
 
-    /// Removes what the store has of an upload that is over.
+    /// Removes what the store has of an upload that has ended.
     async fn clear_upload(&self, id: &UploadId, at: Option<u64>, given_up: bool) {
         if let Err(error) = self.uploads.forget(id, at, given_up).await {
             tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
         }
     }
 
-    /// Takes the last bytes of an upload and gives it its name.
+    /// Takes the last bytes of an upload and stores it under its digest.
     async fn commit(
         &self,
         repo: &Repo,
@@ -253,7 +253,7 @@ impl Registry {
             put = put => put,
             full = finished.given_up() => Err(full.into()),
         };
-        // Whoever is told to come again goes on with what the store has of it.
+        // A client that is told to retry continues with what the store has of it.
         let goes_on = put.as_ref().is_err_and(Refusal::is_unavailable);
         if !goes_on {
             self.clear_upload(id, at, put.is_err()).await;
@@ -267,7 +267,8 @@ impl Registry {
     }
 }
 
-/// Refuses bytes of another digest at once, also while the store is away; digests other than SHA-256 are left to the store.
+/// Refuses bytes with another digest at once, even while the store is unreachable; digests other than SHA-256 are checked by
+/// the store.
 fn check_digest(finished: &Finished, digest: &Digest) -> Result<(), Refusal> {
     let is = finished.spool.digest();
     if is.algorithm() != digest.algorithm() || is == *digest {
@@ -277,12 +278,12 @@ fn check_digest(finished: &Finished, digest: &Digest) -> Result<(), Refusal> {
     Err(refuse(Code::DIGEST_INVALID, why))
 }
 
-/// An upload is only there for the repository that it was begun in.
+/// An upload exists only in the repository that it was begun in.
 fn own<'i>(repo: &Repo, id: &'i UploadId) -> Result<&'i UploadId, Refusal> {
     id.is_of(repo).then_some(id).ok_or_else(no_upload)
 }
 
-/// The answer to bytes that were not taken.
+/// The answer to bytes that were not accepted.
 fn refused(repo: &Repo, id: &UploadId, why: Appended) -> Refusal {
     match why {
         Appended::Unknown => no_upload(),

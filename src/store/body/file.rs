@@ -1,6 +1,6 @@
-//! Files as streams, for as little as it takes: what is in memory is read on the spot, into buffers that are used again.
+//! Files as streams, at low cost: data in memory is read without another thread, into buffers that are reused.
 //!
-//! A thread for each piece, and a buffer that is made and cleared for it, take a third of what it takes to serve a blob.
+//! A thread for each piece, and a new zeroed buffer for it, would take a third of the cost of serving a blob.
 
 use std::{
     fs::File,
@@ -19,16 +19,16 @@ use parking_lot::Mutex;
 use super::{ByteStream, read_into};
 use crate::{fs::read_cached, task};
 
-/// How much is read at once. Smaller costs more calls, larger more memory.
+/// How much is read at once. Smaller reads need more calls, larger ones more memory.
 const READ_BYTES: usize = 256 << 10;
-/// The same where [`MOST_LARGE`] is used up, for instance by clients that do not read.
+/// The same when [`MOST_LARGE`] is used up, for instance by clients that do not read.
 const SMALL_READ_BYTES: usize = 16 << 10;
-/// Bytes of buffers of more than [`SMALL_READ_BYTES`], of all streams together.
+/// Maximum total size of buffers larger than [`SMALL_READ_BYTES`], for all streams together.
 const MOST_LARGE: usize = 64 << 20;
 
 static LARGE: Budget = Budget(AtomicUsize::new(0));
 
-/// Streams `range` of an open file; `path` serves messages.
+/// Streams `range` of an open file; `path` is for messages.
 pub fn file_stream(file: Arc<File>, path: PathBuf, range: Range<u64>) -> ByteStream {
     stream_within(&LARGE, file, path, range)
 }
@@ -67,12 +67,12 @@ fn stream_within(
     .boxed()
 }
 
-/// How many bytes of large buffers there are.
+/// Budget for the bytes of large buffers.
 #[derive(Debug)]
 struct Budget(AtomicUsize);
 
 impl Budget {
-    /// Takes `bytes`, if there are as many left.
+    /// Takes `bytes`, if that many are left.
     fn take(&self, bytes: usize) -> bool {
         let fits = self.0.fetch_add(bytes, Ordering::Relaxed) + bytes <= MOST_LARGE;
         if !fits {
@@ -86,7 +86,7 @@ impl Budget {
     }
 }
 
-/// A piece of memory, counted while it is large.
+/// A buffer, counted if it is large.
 #[derive(Debug)]
 struct Buffer {
     bytes: Box<[u8]>,
@@ -94,7 +94,7 @@ struct Buffer {
 }
 
 impl Buffer {
-    /// Of at most `most` bytes, as many as may be read at once now.
+    /// A buffer of at most `most` bytes, as large as the budget currently allows.
     fn new(budget: &'static Budget, most: usize) -> Self {
         let size = most.min(READ_BYTES);
         let size = if size <= SMALL_READ_BYTES || budget.take(size) {
@@ -115,7 +115,7 @@ impl Drop for Buffer {
     }
 }
 
-/// The buffers of one stream that are free.
+/// The free buffers of one stream.
 #[derive(Debug)]
 struct Buffers {
     budget: &'static Budget,
@@ -135,9 +135,9 @@ impl Buffers {
     }
 }
 
-/// A buffer that goes back once nobody needs what is in it.
+/// A buffer that is returned once its contents are no longer needed.
 struct Lent {
-    /// `None` once it went back.
+    /// `None` once it was returned.
     buffer: Option<Buffer>,
     used: usize,
     home: Arc<Buffers>,

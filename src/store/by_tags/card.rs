@@ -1,7 +1,8 @@
-//! A record as a manifest: its key, its bytes, when it was written.
+//! A record as a manifest: its key, its bytes, its time of writing.
 //!
-//! An image manifest with an empty config, as the image spec has artifacts ("Guidelines for Artifact Usage"). Where the record
-//! keeps another manifest alive, an index that names that one: so registries, and our own sweep of a layout, see that it is needed.
+//! An image manifest with an empty config, the form that the image spec gives to artifacts ("Guidelines for Artifact Usage").
+//! If the record keeps another manifest alive, it is an index that names that one, so that registries, and our own sweep of a
+//! layout, see that it is in use.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -30,7 +31,7 @@ pub(super) fn empty() -> Descriptor {
 pub(super) struct Card {
     pub(super) key: String,
     pub(super) bytes: Bytes,
-    /// By the store's clock; only where somebody asks for it, so that the same record is the same manifest.
+    /// By the store's clock; only set if requested, so that equal records are equal manifests.
     pub(super) modified: Option<Time>,
 }
 
@@ -52,7 +53,7 @@ struct Annotations {
     created: Option<String>,
 }
 
-/// Says whether a manifest is a record's, or would be taken for one.
+/// Returns true if a manifest is a record, or would be mistaken for one.
 pub(super) fn is_card(manifest: &Manifest) -> bool {
     serde_json::from_slice::<Head>(&manifest.bytes)
         .is_ok_and(|h| h.artifact_type.as_deref() == Some(media::RECORD))
@@ -71,7 +72,7 @@ impl Card {
         all
     }
 
-    /// The manifest of a record that names nothing.
+    /// The manifest of a record that names no other manifest.
     pub(super) fn manifest(&self) -> Manifest {
         let doc = json!({
             "schemaVersion": 2,
@@ -96,10 +97,10 @@ impl Card {
         Manifest::new(media::IMAGE_INDEX, record::encode(&doc))
     }
 
-    /// Reads one of at most `limit` bytes.
+    /// Reads a record of at most `limit` bytes.
     ///
     /// # Errors
-    /// `Corrupt` for whatever is none, and for a longer one.
+    /// `Corrupt` for anything else, and for a longer one.
     pub(super) fn read(op: &'static str, manifest: &Manifest, limit: u64) -> Result<Self> {
         let corrupt = |why: String| Error::new(ErrorKind::Corrupt, op, why);
         let head: Head = serde_json::from_slice(&manifest.bytes)
@@ -123,7 +124,7 @@ impl Card {
         Ok(Self {
             key,
             bytes: bytes.into(),
-            // One that cannot be read says no less than none.
+            // An unreadable time counts as none.
             modified: said
                 .created
                 .and_then(|t| humantime::parse_rfc3339(&t).ok())
@@ -131,7 +132,7 @@ impl Card {
         })
     }
 
-    /// The same of the record that has `key`, and no other.
+    /// The same, only for the record with this `key`.
     pub(super) fn read_as(
         op: &'static str,
         manifest: &Manifest,

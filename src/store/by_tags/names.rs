@@ -1,4 +1,4 @@
-//! Where each record lies: its key (see [`keys`]) as a tag of the one repository, and back.
+//! The place of each record: its key (see [`keys`]) as a tag of the single repository, and back.
 //!
 //! ```text
 //! _c.t.<repo>.<tag>       a tag of another repository than the CLI's own
@@ -28,13 +28,13 @@ use crate::{
 
 /// Longest tag (distribution spec, "Pulling manifests").
 const MAX_TAG: usize = 128;
-/// Longest name of a repository that is written as it is.
+/// Longest repository name that is written in clear text.
 const MAX_CLEAR_REPO: usize = 40;
-/// Characters of a folder's hash, and of a tag's.
+/// Characters of the hash of a folder, and of a tag.
 const FOLDER_CHARS: usize = 16;
 const TAG_CHARS: usize = 26;
 
-/// What the records of a folder say.
+/// The kind of records in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Tag,
@@ -70,19 +70,19 @@ impl Kind {
     }
 }
 
-/// The folder that a record's key lies in.
+/// The folder of a record's key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
     pub(super) repo: Repo,
     pub(super) kind: Kind,
-    /// Up to its last `/`.
+    /// The key up to its last `/`.
     text: String,
-    /// What the tags of all its records start with.
+    /// The prefix of the tags of all its records.
     prefix: String,
 }
 
 impl Folder {
-    /// Takes the folder off a key, or off the start of some; `None` for what has no place here.
+    /// Splits the folder from a key, or from a prefix of keys; `None` for keys without a place here.
     pub(super) fn split(key: &str) -> Option<(Self, &str)> {
         let (folder, name) = key.rsplit_once('/')?;
         let mut names = folder.strip_prefix(keys::REPOSITORIES)?.split('/');
@@ -122,26 +122,26 @@ impl Folder {
         Self::new(repo.clone(), Kind::Tag, &keys::tags_prefix(repo))
     }
 
-    /// The folder of what is known of a repository's manifests.
+    /// The folder of the metadata of a repository's manifests.
     pub(super) fn of_manifests(repo: &Repo) -> Self {
         Self::new(repo.clone(), Kind::Manifest, &keys::manifests_prefix(repo))
     }
 
-    /// What the tags of all its records start with.
+    /// The prefix of the tags of all its records.
     pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// The key of the record `name` in it.
+    /// The key of its record `name`.
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.text)
     }
 
-    /// Where the record `name` lies; `None` for a name that no key of ours has.
+    /// The place of its record `name`; `None` for a name that no key of ours has.
     pub(super) fn place(&self, name: &str) -> Option<Tag> {
         let field = match self.kind {
             Kind::Tag => {
-                // One name, one key.
+                // Each name has one key.
                 name.parse::<Tag>().ok()?;
                 let fits = self.prefix.len() + name.len() <= MAX_TAG;
                 if fits {
@@ -158,7 +158,7 @@ impl Folder {
         format!("{}{field}", self.prefix).parse().ok()
     }
 
-    /// The name of a record that lies there.
+    /// The name of the record at that place.
     pub(super) fn name(&self, place: &Tag) -> Name {
         let Some(field) = place.as_str().strip_prefix(&self.prefix) else {
             return Name::Foreign;
@@ -174,27 +174,27 @@ impl Folder {
     }
 }
 
-/// A record's name, as far as its place tells it.
+/// A record's name, as far as its place reveals it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Name {
     Clear(String),
-    /// The record itself knows it.
+    /// Only the record itself contains it.
     Hashed,
-    /// Nothing of ours.
+    /// Not a record of ours.
     Foreign,
 }
 
-/// What a place alone tells of its repository.
+/// What a place alone reveals about its repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Whose {
     Repo(Repo),
-    /// What is known of a manifest, in a folder that starts so; the record knows of which repository.
+    /// Metadata of a manifest, in a folder with this prefix; the record contains the repository.
     ManifestOf(String),
-    /// Nobody's of whom there is not something else too.
+    /// The repository is unknown, but it has other records too.
     Unknown,
 }
 
-/// Says whose a place is: no repository has tags or parts without what is known of their manifests.
+/// The repository of a place: no repository has tags or parts without metadata of their manifests.
 pub(super) fn whose(place: &Tag) -> Whose {
     let read = || {
         let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
@@ -214,7 +214,7 @@ pub(super) fn whose(place: &Tag) -> Whose {
     read().unwrap_or(Whose::Unknown)
 }
 
-/// Says whether what lies at `place` only says that there is a manifest with this digest: it goes with the manifest.
+/// Returns true if the record at `place` only says that a manifest with this digest exists: it is removed with the manifest.
 pub(in crate::store) fn tells_of(place: &Tag, digest: &Digest) -> bool {
     let read = || {
         let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
@@ -255,19 +255,19 @@ fn unescape(field: &str) -> Option<Repo> {
     (escape(&repo) == field).then_some(repo)
 }
 
-/// So many characters of a text's hash.
+/// The first characters of a text's hash.
 fn hash(text: &str, chars: usize) -> String {
     let mut all = base32(&Sha256::of(text.as_bytes()).0);
     all.truncate(chars);
     all
 }
 
-/// The same where clear text might stand, which never starts so.
+/// The same where clear text is possible, which never starts in this way.
 fn hashed(text: &str, chars: usize) -> String {
     format!("-{}", hash(text, chars))
 }
 
-/// In lower case, which tags may have.
+/// In lower case, which tags may contain.
 fn base32(bytes: &[u8]) -> String {
     BASE32_NOPAD.encode(bytes).to_ascii_lowercase()
 }

@@ -1,4 +1,4 @@
-//! Records as manifests under tags of their own.
+//! Records as manifests under their own tags.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// Where a record lies.
+/// The place of a record.
 struct Place {
     folder: Folder,
     tag: Tag,
@@ -32,7 +32,7 @@ struct Place {
 fn place(op: &'static str, key: &str) -> Result<Place> {
     let read = || {
         let (folder, name) = Folder::split(key)?;
-        // The CLI's own tags are tags, and nothing else is where they are.
+        // The CLI's own tags are plain tags, and nothing else is stored in their place.
         let tag = match folder.kind {
             Kind::Tag if folder.repo == Repo::cli() => {
                 let tag: Tag = name.parse().ok()?;
@@ -45,7 +45,7 @@ fn place(op: &'static str, key: &str) -> Result<Place> {
     read().ok_or_else(|| no_place(op, key))
 }
 
-/// What a tag's record says, of what stands under the tag.
+/// The content of a tag's record, given the manifest under the tag.
 pub(super) fn tagged(op: &'static str, key: &str, found: &Manifest) -> Result<Bytes> {
     if card::is_card(found) {
         let card = Card::read_as(op, found, record::MAX_BYTES, key)?;
@@ -60,7 +60,7 @@ impl<S: Flat> ByTags<S> {
         Ok(found.map(|r| r.manifest))
     }
 
-    /// The record as a listing shows it; `None` for what went away meanwhile, and for what is none.
+    /// The record in a listing; `None` if it was removed meanwhile, or is not a record.
     async fn listed(&self, folder: &Folder, tag: &Tag) -> Result<Option<Listed>> {
         let name = folder.name(tag);
         let bare = |key: String| Listed {
@@ -70,7 +70,7 @@ impl<S: Flat> ByTags<S> {
         };
         let clear = match name {
             Name::Foreign => return Ok(None),
-            // When a part was pushed is asked for, when the others were is not.
+            // Listings include the time of parts, but not of other records.
             Name::Clear(name) if folder.kind != Kind::Part => {
                 return Ok(Some(bare(folder.key(&name))));
             }
@@ -80,7 +80,7 @@ impl<S: Flat> ByTags<S> {
         let found = match self.manifest_at(tag).await {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
-            // Its name is what a listing is about; who reads it is told that it is damaged.
+            // A listing is about names; reading it reports the damage.
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 return Ok(clear.map(|name| bare(folder.key(&name))));
             }
@@ -103,7 +103,7 @@ impl<S: Flat> ByTags<S> {
         })
     }
 
-    /// Of which repository the records are that lie in a folder, as the first that can be read tells.
+    /// The repository of the records in a folder, taken from the first readable one.
     async fn owner(&self, places: &[Tag]) -> Result<Option<Repo>> {
         for tag in places {
             let found = match self.manifest_at(tag).await {
@@ -169,7 +169,7 @@ impl<S: Flat> Records for ByTags<S> {
                 let part: record::Tagged = record::decode(OP, &bytes).map_err(|e| e.at("", key))?;
                 Some(Descriptor::new(&part.media_type, part.digest, part.size))
             }
-            // A tag leads to its manifest itself: see `repo`.
+            // A tag points at its manifest directly: see `repo`.
             Kind::Tag => return Err(no_place(OP, key)),
             _ => None,
         };

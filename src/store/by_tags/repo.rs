@@ -1,4 +1,4 @@
-//! One repository of many: blobs are everybody's, manifests and tags its own.
+//! One repository of many: blobs are shared, manifests and tags belong to it.
 
 use std::ops::Range;
 
@@ -31,20 +31,20 @@ use crate::{
     task,
 };
 
-/// How the store took a manifest.
+/// How the store accepted a manifest.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kept {
     AsManifest,
     AsBlob,
 }
 
-/// Where a tag lies, and whether its name can be read there.
+/// The place of a tag, and whether its name is readable there.
 struct Place {
     tag: Tag,
     is_clear: bool,
 }
 
-/// A repository in a flat store.
+/// A repository in a store with one flat list of tags.
 pub struct InRepo<S> {
     all: ByTags<S>,
     repo: Repo,
@@ -68,7 +68,7 @@ impl<S: Flat> InRepo<S> {
         self.repo == Repo::cli()
     }
 
-    /// Where a tag lies; `None` for one that cannot be the repository's.
+    /// The place of a tag; `None` for one that the repository cannot have.
     fn place(&self, tag: &Tag) -> Option<Place> {
         if self.is_cli() {
             return (!keys::is_reserved(tag)).then(|| Place {
@@ -83,7 +83,7 @@ impl<S: Flat> InRepo<S> {
         })
     }
 
-    /// Where a tag is to lie.
+    /// The place for a new tag.
     fn new_place(&self, op: &'static str, tag: &Tag) -> Result<Place> {
         self.place(tag).ok_or_else(|| {
             let why = format!(
@@ -94,7 +94,7 @@ impl<S: Flat> InRepo<S> {
         })
     }
 
-    /// What was taken as a manifest and is no blob: its bytes.
+    /// The bytes of a blob that was accepted as a manifest instead.
     async fn as_manifest(&self, digest: &Digest) -> Result<Option<Manifest>> {
         if self.flat().manifests_are_blobs() {
             return Ok(None);
@@ -122,7 +122,7 @@ impl<S: Flat> InRepo<S> {
         Ok(Some(stream::iter(pieces).boxed()))
     }
 
-    /// A manifest by what a record says of it.
+    /// A manifest, given its record.
     async fn by_record(
         &self,
         op: &'static str,
@@ -169,7 +169,7 @@ impl<S: Flat> InRepo<S> {
             self.all.0.by_tag.insert(found.manifest.digest, known);
             return Ok(Some(found));
         }
-        // A registry may say when the manifest was first written: that is no age of an image that was tagged again.
+        // A registry may report when the manifest was first written: that is not the age of an image that was tagged again.
         let found = Resolved {
             modified: None,
             ..found
@@ -209,7 +209,7 @@ impl<S: Flat> InRepo<S> {
         }))
     }
 
-    /// Stores a manifest's bytes, then what is known of it.
+    /// Stores a manifest's bytes, then its metadata.
     async fn put_manifest(&self, manifest: &Manifest) -> Result<Kept> {
         let published = self.flat().publish(manifest, None, &Expect::Anything).await;
         let is_refused = match &published {
@@ -240,9 +240,10 @@ impl<S: Flat> InRepo<S> {
         Ok(kept)
     }
 
-    /// Makes the tag lead to the manifest itself where that can be, else to a record that points at it.
+    /// Makes the tag point at the manifest directly if possible, else at a record that points at it.
     ///
-    /// What a client pushed and looks like such a record must not be taken for one: whoever wrote it chose what it points at.
+    /// A manifest pushed by a client that looks like such a record must not be treated as one: the client chose what it points
+    /// at.
     async fn point(
         &self,
         tag: &Tag,
@@ -270,9 +271,9 @@ impl<S: Flat> InRepo<S> {
     }
 }
 
-/// Says whether a registry does not take a manifest as one. distribution answers 500 to layers that are not to be handed on, unless it
-/// is told where they may be fetched from (`registry/storage/ocimanifesthandler.go`), and to a manifest without `schemaVersion` 2
-/// (`manifeststore.go`).
+/// Returns true if a registry does not accept a manifest as one. distribution answers 500 to non-distributable layers, unless
+/// it is configured where they may be fetched from (`registry/storage/ocimanifesthandler.go`), and to a manifest without
+/// `schemaVersion` 2 (`manifeststore.go`).
 async fn is_refused(manifest: &Manifest, e: &Error) -> bool {
     if is_refusal(e) {
         return true;
@@ -303,7 +304,7 @@ impl<S: Flat> BlobStore for InRepo<S> {
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         check_range("get", desc, &range)?;
-        // To the store it is a manifest rather than a blob.
+        // Check first whether the store has it as a manifest rather than as a blob.
         let first = media::is_manifest(&desc.media_type);
         if first && let Some(found) = self.range_of_manifest(desc, &range).await? {
             return Ok(Some(found));

@@ -200,7 +200,7 @@ async fn damaged_tag_is_corrupt_to_readers_and_absent_to_writers() {
         assert_eq!(done, Published::Done, "damage {damage}");
         let found = store.resolve(&t.clone().into()).await.unwrap().unwrap();
         assert_eq!(found.manifest, next);
-        // The same bytes heal it as well.
+        // The same bytes repair it as well.
         store.publish(&m, None, &Expect::Anything).await.unwrap();
         assert!(store.resolve(&m.digest.into()).await.unwrap().is_some());
         store.untag(&t).await.unwrap();
@@ -239,7 +239,7 @@ async fn sweep_waits_for_users_and_users_for_a_sweep() {
     let sweeper = open(dir.path()).await;
     let e = sweeper.lock_alone().await.err().unwrap();
     assert_eq!(e.kind, ErrorKind::Conflict, "{e}");
-    // It is inside again.
+    // It holds the lock again.
     assert_eq!(
         user.lock_alone().await.err().unwrap().kind,
         ErrorKind::Conflict
@@ -263,7 +263,7 @@ async fn sweep_waits_for_users_and_users_for_a_sweep() {
         .await
         .unwrap_err();
     assert_eq!(e.kind, ErrorKind::Timeout, "{e}");
-    // The sweeper itself goes on.
+    // The process that sweeps continues.
     assert_eq!(sweeper.blobs().await.unwrap(), []);
     drop(guard);
     let user = open(dir.path()).await;
@@ -413,7 +413,7 @@ async fn a_damaged_tag_keeps_the_manifests_of_its_repository_and_the_rest_is_swe
     publish(&other, &named, Some(&tag("t"))).await;
     publish(&other, &spare, None).await;
     publish(&disk, &loose, None).await;
-    // What a power cut leaves, and what is none of ours.
+    // The result of a power failure, and foreign content.
     for bytes in ["", "{}"] {
         std::fs::write(dir.path().join("r/team%2Fapp/tags/t"), bytes).unwrap();
         let roots = disk.roots().await.unwrap();
@@ -445,7 +445,7 @@ async fn sweeping_a_manifest_removes_its_records() {
     assert!(store.resolve(&m.digest.into()).await.unwrap().is_none());
 }
 
-/// The other side of the next test: writes until it is killed, if the folder it runs in says so.
+/// The other side of the next test: writes until it is killed, if the folder it runs in requests that.
 #[tokio::test]
 #[ignore = "run by `killed_writer_leaves_every_name_readable`"]
 async fn writer_that_is_to_be_killed() {
@@ -500,7 +500,7 @@ async fn killed_writer_leaves_every_name_readable() {
             assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
             std::thread::sleep(Duration::from_millis(10));
         }
-        // Any moment is a good one; how far it came is counted below.
+        // Any moment is suitable; its progress is counted below.
         std::thread::sleep(Duration::from_millis(fastrand::u64(100..400)));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -693,7 +693,7 @@ async fn links_inside_a_store_are_followed_nowhere_and_the_root_may_be_one() {
         );
         assert_eq!(listing(&elsewhere), [], "{at}");
     }
-    // Put there while the store is open.
+    // Created while the store is open.
     let root = dir.path().join("late");
     let store = open(&root).await;
     std::fs::remove_dir(root.join("blobs/sha256")).unwrap();

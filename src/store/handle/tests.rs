@@ -1,4 +1,4 @@
-//! Stores that tests put together.
+//! Stores that tests assemble.
 
 use super::*;
 
@@ -18,23 +18,23 @@ impl Store {
         Self { contents, ..self }
     }
 
-    /// The same with another way to take names away.
+    /// The same with another ability to remove names.
     pub(crate) fn with_untag(self, untag: Arc<dyn Untag>) -> Self {
         let untag = Some(untag);
         Self { untag, ..self }
     }
 
-    /// The same with another way to sweep.
+    /// The same with another ability to sweep.
     pub(crate) fn with_sweep(self, sweep: Option<Arc<dyn Sweep>>) -> Self {
         Self { sweep, ..self }
     }
 
-    /// The same with a question whether blobs may be written.
+    /// The same with a check whether blobs may be written.
     pub(crate) fn with_push_check(self, check: Arc<dyn PushCheck>) -> Self {
         self.with(|facts| facts.push_check = Some(check))
     }
 
-    /// The same at another place.
+    /// The same at another URL.
     pub(crate) fn with_url(self, url: &str) -> Self {
         let url = url.parse().expect("a test knows what a URL is");
         self.with(|facts| facts.url = url)

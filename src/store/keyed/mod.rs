@@ -1,9 +1,10 @@
 //! The keyed store: the tree of [`super::keys`] over objects by key, written once for a folder and a bucket.
 //!
-//! - Holds: what tags, manifests, referrers, records and roots are in terms of objects; in which order they are written and removed.
+//! - Holds: the representation of tags, manifests, referrers, records and roots as objects; the order in which they are written
+//!   and removed.
 //! - Enters: a driver ([`Objects`], [`SweptBlobs`]).
 //! - Leaves: the store traits.
-//! - Deliberately absent: how bytes get to a disk or a server, and locks.
+//! - Deliberately absent: transfer of bytes to a disk or a server, and locks.
 //!
 //! A name appears when its bytes are durable: a manifest and its records, then the tag.
 
@@ -33,51 +34,51 @@ use crate::{
 pub struct Object {
     /// Its bytes.
     pub bytes: Bytes,
-    /// Its version; `None` where the driver has none.
+    /// Its version; `None` if the driver has none.
     pub version: Option<Version>,
-    /// When it was last written, by the store's clock; `None` where the store does not say.
+    /// When it was last written, by the store's clock; `None` if the store does not report it.
     pub modified: Option<Time>,
 }
 
-/// What must hold for an object to be written.
+/// Condition for writing an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing.
+    /// None.
     None,
-    /// There is no such object.
+    /// The object does not exist.
     Absent,
-    /// The object is of this version.
+    /// The object has this version.
     Is(Version),
 }
 
-/// What a listing shows of an object.
+/// What a listing includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
-    /// Its key; size and time only where they cost nothing.
+    /// Keys; size and time only if they cost nothing.
     Keys,
     /// Size and time too, as far as the store keeps them.
     All,
 }
 
-/// A driver: small objects by key, each written whole or not at all, beside blobs by digest.
+/// A driver: small objects by key, each written atomically, beside blobs by digest.
 #[async_trait]
 pub trait Objects: BlobStore + Clone + 'static {
     /// The store's URL, for messages.
     fn url(&self) -> &str;
 
-    /// Says whether a manifest without a record counts as one of every repository.
+    /// Returns true if a manifest without a record counts as part of every repository.
     fn finds_manifests_without_record(&self) -> bool;
 
-    /// Reads one of at most `limit` bytes.
+    /// Reads an object of at most `limit` bytes.
     ///
     /// # Errors
     /// `Corrupt` for a longer one.
     async fn read(&self, op: &'static str, key: &str, limit: u64) -> Result<Option<Object>>;
 
-    /// Writes one.
+    /// Writes an object.
     ///
     /// # Errors
-    /// `Conflict` if `condition` does not hold; a driver may be unable to look.
+    /// `Conflict` if `condition` does not hold; a driver may be unable to check it.
     async fn write(
         &self,
         op: &'static str,
@@ -86,19 +87,19 @@ pub trait Objects: BlobStore + Clone + 'static {
         condition: Condition,
     ) -> Result<()>;
 
-    /// Removes one; says whether there was one.
+    /// Removes an object; returns whether it existed.
     async fn remove(&self, op: &'static str, key: &str) -> Result<bool>;
 
-    /// Removes several; what is not there is removed already.
+    /// Removes several; their absence is no error.
     async fn remove_all(&self, op: &'static str, keys: &[String]) -> Result<()>;
 
-    /// The objects whose key is `prefix` and some more without a `/`, in any order.
+    /// The objects whose key consists of `prefix` and at least one more character other than `/`, in any order.
     async fn list(&self, op: &'static str, prefix: &str, detail: Detail) -> Result<Vec<Listed>>;
 
-    /// One of the keys that [`Self::list`] lists.
+    /// Any of the keys that [`Self::list`] lists.
     async fn any(&self, op: &'static str, prefix: &str) -> Result<Option<String>>;
 
-    /// The keys of all objects in the folders of a folder, which ends in `/`, in any order.
+    /// The keys of all objects in the subfolders of a folder, which ends in `/`, in any order.
     async fn keys_below(&self, op: &'static str, folder: &str) -> Result<Vec<String>>;
 
     /// The names of the folders in a folder, which ends in `/`.
@@ -108,10 +109,10 @@ pub trait Objects: BlobStore + Clone + 'static {
     async fn clock(&self) -> Result<Time>;
 }
 
-/// A driver's blobs, as a sweep and whoever mends them need them.
+/// A driver's blobs, as sweeps and repairs need them.
 #[async_trait]
 pub trait SweptBlobs: Objects {
-    /// Stores a manifest's bytes, over damaged ones too.
+    /// Stores a manifest's bytes, replacing damaged ones.
     async fn put_manifest(&self, manifest: &Manifest) -> Result<()>;
 
     /// See [`super::Sweep::replace`].
@@ -123,13 +124,13 @@ pub trait SweptBlobs: Objects {
     /// All blobs.
     async fn blobs(&self) -> Result<Vec<StoredBlob>>;
 
-    /// Which of these there are that were not written after `limit`, with their sizes.
+    /// Those of these digests that exist and were not written after `limit`, with their sizes.
     async fn older(&self, digests: &[Digest], limit: Time) -> Result<Vec<(Digest, u64)>>;
 
-    /// The keys of what repositories have recorded of these manifests, each with its manifest.
+    /// The keys of all records that repositories have of these manifests, each with its manifest.
     async fn records_of(&self, digests: &[Digest]) -> Result<Vec<(Digest, String)>>;
 
-    /// Removes blobs that were not written after `limit`; says how many, and their bytes.
+    /// Removes blobs that were not written after `limit`; returns how many, and their bytes.
     async fn remove_blobs(&self, blobs: &[(Digest, u64)], limit: Time) -> Result<(u64, u64)>;
 
     /// See [`super::Sweep::abandon_uploads`].

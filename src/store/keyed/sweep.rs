@@ -19,9 +19,9 @@ use crate::{
     },
 };
 
-/// Small objects that are read at once.
+/// Small objects that are read concurrently.
 const CONCURRENCY: usize = 16;
-/// Blobs that are looked at again and then removed in one go: the shorter the time between both, the better.
+/// Blobs that are checked again and then removed in one batch: the shorter the time in between, the better.
 const BATCH: usize = 500;
 /// Longest mark that is read.
 const MAX_MARK_BYTES: u64 = 1 << 30;
@@ -108,7 +108,7 @@ impl<O: SweptBlobs> Keyed<O> {
         Ok(roots)
     }
 
-    /// What the tags and parts of one repository name. Where a tag cannot be read, all of its manifests.
+    /// The digests that the tags and parts of one repository name. If a tag cannot be read, all of its manifests.
     async fn roots_of(&self, repo: &str, roots: &mut BTreeSet<Digest>) -> Result<()> {
         const OP: &str = "list roots";
         let parts = format!("{repo}parts/");
@@ -121,7 +121,7 @@ impl<O: SweptBlobs> Keyed<O> {
             .objects
             .list(OP, &format!("{repo}tags/"), Detail::Keys)
             .await?;
-        // Not ours, not a name.
+        // Keys that are not ours are not names.
         let tags = tags
             .into_iter()
             .filter(|listed| keys::parse(&listed.key).is_some());
@@ -171,7 +171,7 @@ impl<O: SweptBlobs> Keyed<O> {
         for batch in digests.chunks(BATCH) {
             let old = self.objects.older(batch, limit).await?;
             let gone: HashSet<&Digest> = old.iter().map(|(digest, _)| digest).collect();
-            // Records first: one without its blob would promise what is not there.
+            // Records first: one without its blob would promise something that does not exist.
             let of_gone = records.iter().filter(|(digest, _)| gone.contains(digest));
             let keys: Vec<String> = of_gone.map(|(_, key)| key.clone()).collect();
             self.objects.remove_all("remove", &keys).await?;

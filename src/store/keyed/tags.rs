@@ -104,7 +104,7 @@ impl<O: SweptBlobs> Keyed<O> {
         }
     }
 
-    /// What a tag's object stands for.
+    /// Resolves a tag's object.
     ///
     /// # Errors
     /// `Corrupt` if it is damaged, or its manifest is damaged or gone.
@@ -171,7 +171,7 @@ impl<O: SweptBlobs> Keyed<O> {
         }))
     }
 
-    /// Stores a manifest's bytes and what is known of it: at once, since no name leads there before both are done.
+    /// Stores a manifest's bytes and its metadata: concurrently, since no name points at it before both are done.
     async fn store_manifest(&self, manifest: &Manifest) -> Result<()> {
         let known = record::Manifested::of_aside(manifest).await;
         let record = record::encode(&known);
@@ -218,7 +218,7 @@ impl<O: SweptBlobs> Keyed<O> {
         written.await
     }
 
-    /// Looks at what the tag is, after the store said that it is not what was expected.
+    /// Checks the current value of the tag, after the store reported that the condition does not hold.
     async fn conflict(&self, tag: &Tag, manifest: &Manifest, expect: &Expect) -> Result<Published> {
         let (now, condition) = match self.read_tag("publish", tag).await {
             Ok(None) => return Ok(Published::Conflict),
@@ -229,10 +229,10 @@ impl<O: SweptBlobs> Keyed<O> {
             Err(e) => (Err(e), Condition::None),
         };
         match now {
-            // An earlier try of ours came through, only its answer did not; or somebody wanted the same.
+            // An earlier attempt succeeded, but its answer was lost; or somebody else wrote the same.
             Ok(now) if now.manifest.digest == manifest.digest => Ok(Published::Done),
             Ok(_) => Ok(Published::Conflict),
-            // To writers a damaged tag is as good as none: it must not stand in the way for ever.
+            // To writers a damaged tag counts as absent: it must not block them forever.
             Err(e) if e.kind == ErrorKind::Corrupt && *expect == Expect::Absent => {
                 match self.write_tag(tag, manifest, condition).await {
                     Ok(()) => Ok(Published::Done),
@@ -246,7 +246,7 @@ impl<O: SweptBlobs> Keyed<O> {
     }
 }
 
-/// What a tag's object says.
+/// The content of a tag's object.
 fn pointer(op: &'static str, object: &Object) -> Result<Pointer> {
     let tagged: record::Tagged = record::decode(op, &object.bytes)?;
     Ok(Pointer {

@@ -1,6 +1,7 @@
-//! `index.json` of an image layout: entries that we write, among entries of others that are kept as they are.
+//! `index.json` of an image layout: our entries, among entries of other tools that are kept unchanged.
 //!
-//! Format: OCI image spec, `image-layout.md` and `image-index.md`. Who looks up and replaces what: reference/buildkit-cache.md §2.
+//! Format: OCI image spec, `image-layout.md` and `image-index.md`. Which tool reads and replaces what:
+//! reference/buildkit-cache.md §2.
 
 use serde_json::{Map, Value, json};
 
@@ -14,19 +15,19 @@ use crate::{
     },
 };
 
-/// The name that containerd gives to images; entries that have it are not ours to replace.
+/// The annotation with containerd's name for an image; entries with it are not ours to replace.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// Most bytes of memory that a document may take; some 70,000 entries of ours.
+/// Maximum memory of a document; enough for some 70,000 entries of ours.
 const MAX_WEIGHT: u64 = 256 << 20;
 
 /// Largest document that is read.
 pub(super) const MAX_INDEX_BYTES: u64 = 64 << 20;
 
-/// Of both limits writers leave so much, for entries that are replaced by longer ones.
+/// Writers keep this much below both limits, for entries that are replaced by longer ones.
 const ROOM_BYTES: u64 = 4 << 20;
 
-/// About how many bytes of memory a document takes as a tree, or more: three bytes of JSON may become seven hundred.
+/// An estimate, or upper bound, of a document's memory as a tree: three bytes of JSON may become seven hundred.
 pub(super) fn weight(bytes: &[u8]) -> u64 {
     let of_one = |b: &u8| match b {
         b'{' => 700,
@@ -36,7 +37,7 @@ pub(super) fn weight(bytes: &[u8]) -> u64 {
     bytes.iter().map(of_one).sum()
 }
 
-/// Says, in words, that reading a document may take more memory than `limit`.
+/// Describes the problem if reading a document may take more memory than `limit`.
 fn check_weight(bytes: &[u8], limit: u64) -> std::result::Result<(), String> {
     let weight = weight(bytes);
     if weight <= limit {
@@ -53,7 +54,7 @@ fn check_weight(bytes: &[u8], limit: u64) -> std::result::Result<(), String> {
 pub(super) struct Index(Map<String, Value>);
 
 impl Index {
-    /// One without entries.
+    /// A document without entries.
     pub(super) fn empty() -> Self {
         let doc = json!({
             "schemaVersion": 2,
@@ -66,10 +67,10 @@ impl Index {
         }
     }
 
-    /// Reads one.
+    /// Parses a document.
     ///
     /// # Errors
-    /// `Corrupt` if it is no index at all, or takes too much memory. Entries that make no sense are kept and passed over.
+    /// `Corrupt` if it is not an index at all, or takes too much memory. Invalid entries are kept and ignored.
     pub(super) fn parse(op: &'static str, bytes: &[u8]) -> Result<Self> {
         let refused = |why: String| {
             Error::new(
@@ -85,7 +86,7 @@ impl Index {
             serde_json::from_slice(bytes).map_err(|e| refused(e.to_string()))?;
         match map.entry("manifests").or_insert_with(|| json!([])) {
             Value::Array(_) => Ok(Self(map)),
-            // Go writes an empty list so.
+            // Go's encoding of an empty list.
             none @ Value::Null => {
                 *none = json!([]);
                 Ok(Self(map))
@@ -94,7 +95,8 @@ impl Index {
         }
     }
 
-    /// Its bytes, which every reader takes. `before`: the document that it replaces; one that is no longer than that is always written.
+    /// Its bytes, which every reader accepts. `before` is the document that it replaces; a document that is not longer is
+    /// always written.
     ///
     /// # Errors
     /// `Full` if another entry would leave readers too little room.
@@ -125,7 +127,7 @@ impl Index {
         self.0.get_mut("manifests").and_then(Value::as_array_mut)
     }
 
-    /// What a tag points at: an entry of that name alone, else one that containerd names so too.
+    /// What a tag points at: an entry with just that name, else one that also has it as its containerd name.
     pub(super) fn find(&self, tag: &Tag) -> Option<Descriptor> {
         let named = || {
             self.entries()
@@ -143,7 +145,7 @@ impl Index {
             .find_map(descriptor)
     }
 
-    /// The media type that an entry gives to a digest.
+    /// The media type of a digest according to its entry.
     pub(super) fn media_type(&self, digest: &Digest) -> Option<String> {
         let mut all = self.entries().iter().filter_map(descriptor);
         all.find(|d| d.digest == *digest).map(|d| d.media_type)
@@ -165,10 +167,10 @@ impl Index {
         tags
     }
 
-    /// Digests of all entries, ours and others'.
+    /// Digests of all entries, ours and those of other tools.
     ///
     /// # Errors
-    /// `Corrupt` for an entry without one: what it needs is not known.
+    /// `Corrupt` for an entry without one: its needs are unknown.
     pub(super) fn roots(&self, op: &'static str) -> Result<Vec<Digest>> {
         let refused = || {
             Error::new(
@@ -188,7 +190,7 @@ impl Index {
             .collect()
     }
 
-    /// Makes `tag` point at `desc`; what containerd names is left alone, as BuildKit does.
+    /// Makes `tag` point at `desc`; entries named by containerd are left alone, as BuildKit does.
     pub(super) fn set(&mut self, tag: &Tag, desc: &Descriptor) {
         let mut desc = desc.clone();
         desc.annotations
@@ -202,7 +204,7 @@ impl Index {
         }
     }
 
-    /// Removes the records that only say that there is a manifest with this digest.
+    /// Removes the records that only say that a manifest with this digest exists.
     pub(super) fn forget(&mut self, digest: &Digest) {
         if let Some(entries) = self.entries_mut() {
             entries.retain(|e| {
@@ -212,7 +214,7 @@ impl Index {
         }
     }
 
-    /// Removes every entry of that name; says whether there was one.
+    /// Removes every entry with that name; returns whether there was one.
     pub(super) fn remove(&mut self, tag: &Tag) -> bool {
         let Some(entries) = self.entries_mut() else {
             return false;
@@ -241,7 +243,7 @@ fn descriptor(entry: &Value) -> Option<Descriptor> {
 
 /// The digests that a manifest or index names, and whether each may be a manifest itself.
 ///
-/// `None` if the bytes are no such document.
+/// `None` if the bytes are not such a document.
 pub(super) fn children(bytes: &[u8]) -> Option<Vec<(Digest, bool)>> {
     let doc: Map<String, Value> = serde_json::from_slice(bytes).ok()?;
     let one = |key: &'static str, may: bool| doc.get(key).into_iter().map(move |d| (d, may));
@@ -249,7 +251,7 @@ pub(super) fn children(bytes: &[u8]) -> Option<Vec<(Digest, bool)>> {
         let list = doc.get(key).and_then(Value::as_array);
         list.into_iter().flatten().map(move |d| (d, may))
     };
-    // `blobs` is that of the artifact manifest, which the image spec had for a while.
+    // `blobs` belongs to the artifact manifest, which the image spec had for a while.
     let named = one("config", false)
         .chain(one("subject", true))
         .chain(many("layers", false))

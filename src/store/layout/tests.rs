@@ -34,7 +34,7 @@ fn put_file(root: &Path, bytes: &[u8]) -> Descriptor {
     desc
 }
 
-/// A layout as another tool writes it: no folder of ours, fields and entries that we do not know.
+/// A layout as written by another tool: without our folder, with fields and entries that we do not know.
 fn foreign(root: &Path) -> (Descriptor, Descriptor) {
     let layer = put_file(root, b"layer");
     let config = put_file(root, b"{}");
@@ -131,7 +131,7 @@ async fn foreign_entries_and_fields_are_kept() {
     let found = store.resolve(&theirs.digest.into()).await.unwrap().unwrap();
     assert_eq!(found.manifest.media_type, media::IMAGE_MANIFEST);
 
-    // Ours takes the place of the bare name, and stands before what containerd named.
+    // Ours replaces the entry with the plain name, and precedes the one named by containerd.
     store
         .publish(&manifest(1), Some(&tag("latest")), &Expect::Anything)
         .await
@@ -197,7 +197,7 @@ async fn lock_that_buildkit_holds_is_waited_for() {
     let publish = task::spawn("publish", async move {
         store.publish(&m, Some(&a), &Expect::Anything).await
     });
-    // BuildKit writes the index in place, removes its lock's file, and then lets go.
+    // BuildKit writes the index in place, removes its lock file, and then releases the lock.
     let mut index = index_of(dir.path());
     index["manifests"]
         .as_array_mut()
@@ -275,7 +275,7 @@ async fn sweep_keeps_what_any_entry_needs_whatever_the_caller_says() {
     let (theirs, layer) = foreign(dir.path());
     let path = dir.path().join("index.json");
     let mut doc = index_of(dir.path());
-    // An entry that makes no sense could need anything.
+    // An invalid entry could need any blob.
     let store = open(dir.path()).await;
     let orphan = put_file(dir.path(), b"orphan");
     let all = [theirs.digest, layer.digest, orphan.digest];
@@ -291,7 +291,7 @@ async fn sweep_keeps_what_any_entry_needs_whatever_the_caller_says() {
     doc["manifests"].as_array_mut().unwrap().pop();
     std::fs::write(&path, doc.to_string()).unwrap();
 
-    // A deep way: entry without a name -> index -> manifest -> layer.
+    // A deep chain: entry without a name -> index -> manifest -> layer.
     let deep = put_file(dir.path(), b"deep layer");
     let inner = put_file(
         dir.path(),
@@ -328,7 +328,7 @@ async fn sweep_keeps_what_any_entry_needs_whatever_the_caller_says() {
     assert_eq!(left.len(), all.len() - 1);
     assert!(!left.contains(&orphan.digest));
 
-    // A damaged manifest hides what it needs, so nothing goes.
+    // The needs of a damaged manifest are unknown, so nothing is removed.
     put_file(dir.path(), b"another orphan");
     std::fs::write(
         dir.path().join(super::super::keys::blob(&inner.digest)),
@@ -364,7 +364,7 @@ async fn layer_is_no_manifest_and_another_version_is_refused() {
     }
 }
 
-/// As a daemon has it: what no tag needs goes, and what was noted of it; the rest stays.
+/// As in a daemon: what no tag needs is removed, including its records; the rest is kept.
 #[tokio::test]
 async fn swept_manifest_of_a_repository_is_forgotten_and_others_stay() {
     let dir = tempfile::tempdir().unwrap();
@@ -405,7 +405,7 @@ async fn swept_manifest_of_a_repository_is_forgotten_and_others_stay() {
         let found = one.resolve(&m.digest.into()).await.unwrap();
         assert_eq!(found.unwrap().manifest, *m);
     }
-    // To other tools the folder is a layout as before.
+    // To other tools the folder is an unchanged layout.
     let index = std::fs::read(dir.path().join("index.json")).unwrap();
     let index: Value = serde_json::from_slice(&index).unwrap();
     for entry in index["manifests"].as_array().unwrap() {
@@ -479,7 +479,7 @@ fn an_index_is_not_filled_beyond_what_its_readers_take() {
         let entries: Vec<Value> = (0..count).map(entry).collect();
         json!({"schemaVersion": 2, "manifests": entries}).to_string()
     };
-    // As full as writers make it, but for less than two entries.
+    // As full as writers make it, except for less than two entries.
     let room = |full: &str| (252 << 20) - index::weight(full.as_bytes());
     let of_one = index::weight(format!("{},", entry(100_000)).as_bytes());
     let some = room("") / of_one;
@@ -487,7 +487,7 @@ fn an_index_is_not_filled_beyond_what_its_readers_take() {
     let full = of(usize::try_from(count).unwrap());
     let before = Index::parse("read", full.as_bytes()).unwrap();
     let mut after = before.clone();
-    // One that is there is replaced, and one may go.
+    // An existing one can be replaced, and one can be removed.
     after.set(&tag("t0"), &desc);
     assert!(after.encode("write", &before).is_ok());
     assert!(after.remove(&tag("t1")));

@@ -1,7 +1,7 @@
-//! How long a remote is waited for: for its answer, for it to take the next bytes of an upload, for the next bytes of a download.
+//! Timeouts of remotes: for an answer, for accepting the next bytes of an upload, for the next bytes of a download.
 //!
-//! The limits of the HTTP clients do not do: one on a whole request ends every upload on a slow line, and the AWS SDK's protection
-//! against stalled streams lets one byte a second pass.
+//! The limits of the HTTP clients are not sufficient: one on a whole request ends every upload on a slow line, and the AWS
+//! SDK's protection against stalled streams accepts one byte per second.
 
 use std::{
     pin::Pin,
@@ -28,15 +28,15 @@ use crate::{
     },
 };
 
-/// A download slower than this over a stall time counts as stalled, or one byte now and then would keep it waiting for ever.
+/// A download slower than this over a stall time counts as stalled; otherwise an occasional byte would keep it waiting forever.
 const MIN_BYTES_PER_SECOND: f64 = 1024.0;
-/// Most bytes of an upload that the connection gets at once: even a slow line takes them within the stall time.
+/// Maximum number of upload bytes that the connection gets at once: even a slow line sends them within the stall time.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// What is longer is no limit; it must not overflow.
+/// Longer durations count as no limit; they must not overflow.
 const LONGEST: Duration = Duration::from_hours(24 * 365);
 
-/// How long to wait for what.
+/// The timeouts.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Patience {
     /// For a connection.
@@ -48,14 +48,14 @@ pub(in crate::store) struct Patience {
 }
 
 impl Patience {
-    /// As the settings say, with `stalls` stall times for the answer.
+    /// According to the settings, with `stalls` stall times for the answer.
     pub(in crate::store) fn of(common: &Common, stalls: u32) -> Self {
         let (connect, stall) = (
             common.connect_timeout.min(LONGEST),
             common.stall.min(LONGEST),
         );
         Self {
-            // The HTTP client has the same limit, and its error says more: it comes first.
+            // The HTTP client has the same limit, and its error is more specific: it must come first.
             connect: connect + Duration::from_secs(1),
             stall,
             answer: stall * stalls,
@@ -81,7 +81,7 @@ fn no_answer(op: &'static str, limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, op, message).unheard()
 }
 
-/// How far a request's body is sent, and since when.
+/// How much of a request's body was sent, and when.
 #[derive(Debug)]
 pub(in crate::store) struct Sent {
     began: Instant,
@@ -92,7 +92,7 @@ pub(in crate::store) struct Sent {
 }
 
 impl Sent {
-    /// Nothing yet of a body of `of` bytes.
+    /// A body of `of` bytes, of which none were sent.
     pub(in crate::store) fn nothing_of(of: u64) -> Self {
         Self {
             began: Instant::now(),
@@ -112,7 +112,7 @@ impl Sent {
         self.of.saturating_sub(self.bytes.load(Ordering::Relaxed))
     }
 
-    /// When it moved last, and how long it may rest from then on.
+    /// When it last made progress, and how long it may pause from then on.
     fn limit(&self, patience: Patience) -> (Instant, Duration) {
         let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
         let limit = match self.left() {
@@ -140,10 +140,10 @@ impl Sent {
     }
 }
 
-/// Waits for the answer to a request as long as the connection keeps taking bytes of its body.
+/// Waits for the answer to a request as long as the connection continues to accept bytes of its body.
 ///
 /// # Errors
-/// `Timeout` if it takes none for too long, or no answer comes after the last one.
+/// `Timeout` if it accepts none for too long, or no answer arrives after the last one.
 pub(in crate::store) async fn sending<T>(
     op: &'static str,
     patience: Patience,
@@ -162,16 +162,16 @@ pub(in crate::store) async fn sending<T>(
     }
 }
 
-/// A stream as the body of a request, handed out in small pieces that are counted.
+/// A stream as the body of a request, sent in small pieces that are counted.
 pub(in crate::store) struct Upload {
-    // Never locked: HTTP clients want bodies that are `Sync`, which streams are not.
+    // Never locked: HTTP clients require bodies that are `Sync`, which streams are not.
     bytes: Mutex<ByteStream>,
     piece: Bytes,
     sent: Arc<Sent>,
 }
 
 impl Upload {
-    /// The body of `bytes`, of exactly `len` bytes, and how far it is sent.
+    /// The body of `bytes`, of exactly `len` bytes, and its progress.
     pub(in crate::store) fn new(bytes: ByteStream, len: u64) -> (Self, Arc<Sent>) {
         let sent = Arc::new(Sent::nothing_of(len));
         let upload = Self {
@@ -209,7 +209,7 @@ impl http_body::Body for Upload {
     }
 }
 
-/// Watches a body that is read: only time spent waiting for the server counts, a slow reader is no stall.
+/// Watches a body that is being read: only time spent waiting for the server counts, not that of a slow reader.
 #[derive(Debug)]
 pub(in crate::store) struct Watch {
     op: &'static str,
@@ -228,10 +228,10 @@ impl Watch {
         }
     }
 
-    /// Waits for the next piece; `None` at the end. Its own errors are the inner ones.
+    /// Waits for the next piece; `None` at the end. The inner errors are its own.
     ///
     /// # Errors
-    /// `Timeout` if no piece comes for a stall time, or too few bytes in one.
+    /// `Timeout` if no piece arrives for a stall time, or too few bytes in one.
     pub(in crate::store) async fn next<E>(
         &mut self,
         piece: impl Future<Output = Option<std::result::Result<Bytes, E>>>,
@@ -241,7 +241,7 @@ impl Watch {
         let came = timeout(self.stall, piece).await;
         let came = came.map_err(|_| stalled(format!("no data for {}", span(self.stall))))?;
         self.waited += asked.elapsed();
-        // The end and an error are no stall, however little came before.
+        // The end or an error is not a stall, however little arrived before.
         let Some(Ok(piece)) = &came else {
             return Ok(came);
         };

@@ -1,16 +1,16 @@
-//! `Content-Range` of an answer.
+//! `Content-Range` of a response.
 
 /// `bytes first-last/total` (RFC 9110, 14.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct ContentRange {
     pub(in crate::store) first: u64,
     pub(in crate::store) last: u64,
-    /// `None` where the server does not know it.
+    /// `None` if the server does not know it.
     pub(in crate::store) total: Option<u64>,
 }
 
 impl ContentRange {
-    /// Reads the header's value; `None` for one that does not fit the grammar.
+    /// Parses the header's value; `None` if it does not follow the grammar.
     pub(in crate::store) fn parse(text: &str) -> Option<Self> {
         let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.trim().split_once('-')?;

@@ -1,4 +1,4 @@
-//! The wrappers around a backend, and the one place that says in which order they are stacked.
+//! The wrappers around a backend, and the only place that defines their order.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use crate::store::{
     },
 };
 
-/// A repository of a store, by what can be done with it.
+/// A repository of a store, with its abilities.
 pub(super) struct Parts {
     /// Its blobs and tags.
     pub(super) store: Arc<dyn RepoStore>,
     /// Its tags can be removed.
     pub(super) untag: Arc<dyn Untag>,
-    /// The records of all repositories; `None` where somebody else has them, or the store has no other repositories.
+    /// The records of all repositories; `None` if they are kept elsewhere, or the store has no other repositories.
     pub(super) records: Option<Arc<dyn Records>>,
 }
 
@@ -34,15 +34,15 @@ impl Parts {
     }
 }
 
-/// How a store is wrapped; all of its repositories share it.
+/// The wrappers of a store, shared by all of its repositories.
 pub(super) struct Stack {
-    /// `None`: trouble with a folder does not go away by itself.
+    /// `None`: problems with a folder do not disappear by themselves.
     pub(super) retries: Option<(Policy, Contact)>,
     /// Whole blobs are hashed when they are read.
     pub(super) verified: bool,
-    /// Blobs that came damaged; `None` where nobody remembers them.
+    /// Blobs that were read damaged; `None` if they are not remembered.
     pub(super) damaged: Option<DamagedBlobs>,
-    /// What a prune has marked, and how it is renewed; `None` where nobody prunes beside open doors.
+    /// What a prune has marked, and how to renew it; `None` if nothing prunes beside open doors.
     pub(super) renewing: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
     /// Tags and records can be changed.
     pub(super) writable: bool,
@@ -53,12 +53,12 @@ pub(super) struct Stack {
 impl Stack {
     /// Puts the wrappers around a repository, from the backend outwards:
     ///
-    /// 1. `Retrying` is next to the backend: each try is a request of its own, and what is above sees one operation.
-    /// 2. `Verified` checks what came in the end, which several tries may have brought together. What is damaged is absent for all that
-    ///    is above.
+    /// 1. `Retrying` is next to the backend: each attempt is a separate request, and the layers above see one operation.
+    /// 2. `Verified` checks the final result, to which several attempts may have contributed. Damaged content is absent for the layers
+    ///    above.
     /// 3. `Renewing` renews what was found there.
-    /// 4. `Guarded` is outermost: a place is held over all tries, every error from below gets the store's name, and what is counted
-    ///    is what the caller sees. Tags and records that may not be changed are refused before anything is tried.
+    /// 4. `Guarded` is outermost: a permit is held over all attempts, every error from below gets the store's name, and the counts
+    ///    are those that the caller sees. Forbidden changes of tags and records are refused before anything is attempted.
     pub(super) fn around(&self, repository: Parts) -> Parts {
         let Parts {
             mut store,
@@ -92,10 +92,10 @@ impl Stack {
     }
 }
 
-/// Opens one repository of a backend; nothing is asked or made yet.
+/// Opens one repository of a backend; sends no request and creates nothing yet.
 pub(super) type InRepo = Arc<dyn Fn(Repo) -> Parts + Send + Sync>;
 
-/// The repositories of a backend, each with the wrappers around it.
+/// The repositories of a backend, each with its wrappers.
 pub(super) struct StackedRepos {
     pub(super) in_repo: InRepo,
     pub(super) records: Arc<dyn Records>,

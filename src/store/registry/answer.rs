@@ -1,4 +1,4 @@
-//! The answer to a request: its head, and its body as it comes.
+//! A response: its head, and its body as it arrives.
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{
@@ -12,19 +12,19 @@ use crate::{
     store::{Error, ErrorKind, Result, net::Watch},
 };
 
-/// The head of an answer, its body still to come.
+/// The head of a response whose body is still to be read.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) method: Method,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// Who answered in the end.
+    /// The URL that finally answered.
     pub(super) url: Url,
     /// It was another host than the registry.
     pub(super) away: bool,
-    /// How to speak to the registry with TLS, or without.
+    /// The option for using TLS, or not, if the current choice is wrong.
     pub(super) other_way: &'static str,
-    /// Which credentials were shown, where they were refused.
+    /// Which credentials were sent, if they were refused.
     pub(super) account: Option<Account>,
     pub(super) watch: Watch,
     pub(super) body: reqwest::Response,
@@ -36,17 +36,17 @@ impl Answer {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// `Content-Length`, as it was sent.
+    /// The received `Content-Length`.
     pub(super) fn length(&self) -> Option<u64> {
         self.text(CONTENT_LENGTH)?.parse().ok()
     }
 
-    /// Returns true if its headers are a registry's: proxies add [`API_VERSION`] to their own pages too.
+    /// Returns true if its headers identify a registry: proxies add [`API_VERSION`] to their own pages too.
     pub(super) fn is_signed(&self) -> bool {
         self.headers.contains_key(API_VERSION) && self.media_type() != "text/html"
     }
 
-    /// The media type without its parameters, in lower case; empty where none was sent.
+    /// The media type without its parameters, in lower case; empty if there is none.
     pub(super) fn media_type(&self) -> String {
         let text = self.text(CONTENT_TYPE).unwrap_or_default();
         text.split(';')
@@ -61,9 +61,9 @@ impl Answer {
         self.text("docker-content-digest")?.trim().parse().ok()
     }
 
-    /// Checks that the digest header, where there is one, names `want`.
+    /// Checks that the digest header, if there is one, names `want`.
     ///
-    /// distribution 2.8 names the SHA-256 of what was asked for by SHA-512, so another algorithm says nothing.
+    /// distribution 2.8 sends the SHA-256 of content that was requested by SHA-512, so another algorithm is ignored.
     pub(super) fn check_digest(&self, op: &'static str, want: &Digest) -> Result<()> {
         match self.digest() {
             Some(got) if got.algorithm() == want.algorithm() && got != *want => Err(Error::new(

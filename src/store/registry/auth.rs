@@ -1,4 +1,4 @@
-//! What we show to the registry: Basic, or tokens, each renewed at 90 % of its life and when the registry refuses it.
+//! Credentials for the registry: Basic, or tokens, each renewed at 90 % of its life and when the registry refuses it.
 
 use std::sync::Arc;
 
@@ -21,29 +21,29 @@ use super::{
 };
 use crate::store::{Error, ErrorKind, Result};
 
-/// Most tokens that are kept; a registry store needs three, one more for each repository that is mounted from.
+/// Maximum number of tokens that are kept; a registry store needs three, and one more for each repository to mount from.
 const MAX_TOKENS: usize = 64;
 
-/// As whom a request is made.
+/// The identity of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum As {
     /// With our credentials, if there are any.
     Ourselves,
-    /// As anybody may.
+    /// Anonymous.
     Anybody,
 }
 
-/// What a request carried.
+/// The credentials of a request.
 #[derive(Debug, Clone)]
 pub(super) struct Shown {
     pub(super) header: HeaderValue,
-    /// The token, with the time it was asked for.
+    /// The token, with the time of its request.
     token: Option<(Arc<OnceCell<Token>>, Instant)>,
 }
 
 #[derive(Debug, Clone)]
 enum Scheme {
-    /// The registry has not asked for anything yet.
+    /// The registry has not requested credentials yet.
     Unasked,
     Basic,
     Bearer(Realm),
@@ -53,7 +53,7 @@ enum Scheme {
 struct Kept {
     scopes: Scopes,
     whose: As,
-    /// Filled by one request while the others that need it wait.
+    /// Filled by one request while others that need it wait.
     cell: Arc<OnceCell<Token>>,
 }
 
@@ -61,7 +61,7 @@ struct Kept {
 struct State {
     scheme: Scheme,
     tokens: Vec<Kept>,
-    /// Gives the next token instead of the password.
+    /// Used for the next token instead of the password.
     refresh: Option<Credential>,
     /// Our credentials are refused, and reading works without them.
     read_as_anybody: bool,
@@ -102,13 +102,13 @@ impl Auth {
             .await?;
         let found = found.credential.as_ref();
         if found.is_some() && self.is_in_clear() && self.warned_in_clear.first() {
-            // Said whatever is logged: nobody would notice otherwise.
+            // Logged at every verbosity: otherwise nobody would notice.
             warn!(target: "cachectl::insecure", store = %self.location, "Passwords and tokens for this daemon are sent over plain http; use cachectld+https://, or set registry.insecure where nobody can listen");
         }
         Ok(found)
     }
 
-    /// Says whether what we show can be read on the network, and nobody said that it may.
+    /// Returns true if our credentials are sent in clear text over the network, and no setting permits that.
     fn is_in_clear(&self) -> bool {
         let http = matches!(self.location.door, Some(Door::Http)) && !self.config.insecure;
         http && self
@@ -117,12 +117,12 @@ impl Auth {
             .is_ok_and(|url| !guard::is_loopback(&url))
     }
 
-    /// Says whether there are credentials that reading could do without.
+    /// Returns true if there are credentials that reading may do without.
     pub(super) async fn has_credentials(&self) -> bool {
         matches!(self.credential().await, Ok(Some(_)))
     }
 
-    /// What a request showed that was made as `whose`, for whoever is told that it was refused.
+    /// The credentials of a request with identity `whose`, to report if it was refused.
     pub(super) fn account(&self, whose: As) -> Account {
         match self.credential.get() {
             _ if whose == As::Anybody => Account::NotSent("it was made as anybody's".to_owned()),
@@ -132,7 +132,7 @@ impl Auth {
         }
     }
 
-    /// As whom to read at first.
+    /// The identity to try first for reading.
     pub(super) fn reader(&self) -> As {
         if self.state.lock().read_as_anybody {
             As::Anybody
@@ -149,10 +149,10 @@ impl Auth {
         }
     }
 
-    /// What to show for `need`; `None` for nothing.
+    /// The header to send for `need`; `None` for no credentials.
     ///
     /// # Errors
-    /// Those of the token endpoint and of credentials that are set and cannot be read.
+    /// Errors of the token endpoint, and of configured credentials that cannot be read.
     pub(super) async fn show(
         &self,
         connection: &Connection,
@@ -183,10 +183,10 @@ impl Auth {
         }
     }
 
-    /// Name and password; `None` while nobody has asked who we are, and where what we have is no password.
+    /// Name and password; `None` while the registry has not requested credentials, or if ours are not a password.
     ///
     /// # Errors
-    /// Those of credentials that are set and cannot be read.
+    /// Errors of configured credentials that cannot be read.
     pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
         if matches!(self.state.lock().scheme, Scheme::Unasked) {
             return Ok(None);
@@ -194,9 +194,9 @@ impl Auth {
         Ok(self.credential().await?.and_then(Credential::basic))
     }
 
-    /// A live token that covers `need`, or the place of one for exactly that.
+    /// A valid token that covers `need`, or the slot of one for exactly that.
     ///
-    /// A wider one that nobody got yet is no answer: the endpoint may refuse it.
+    /// A wider one that has not been obtained yet is not used: the endpoint may refuse it.
     fn cell(&self, need: &Scopes, whose: As) -> (Arc<OnceCell<Token>>, Scopes) {
         let now = Instant::now();
         let mut state = self.state.lock();
@@ -272,12 +272,12 @@ impl Auth {
         token
     }
 
-    /// Learns from a refusal, and widens `need` by what the registry asks for. Says whether the request may go through now.
+    /// Learns from a refusal, and widens `need` by what the registry requests. Returns true if a retry may succeed now.
     ///
-    /// `since`: when the request was first made; a token that was asked for later and is refused will not be renewed again.
+    /// `since`: when the request was first sent; if a token requested later is refused, it is not renewed again.
     ///
     /// # Errors
-    /// `Denied` for a realm at a place where we do not go.
+    /// `Denied` for a realm at a forbidden place.
     pub(super) fn challenged(
         &self,
         connection: &Connection,
@@ -286,7 +286,7 @@ impl Auth {
         since: Instant,
         need: &mut Scopes,
     ) -> Result<bool> {
-        // Sorted by what we like best.
+        // Sorted by preference.
         match challenge::parse(headers).into_iter().next() {
             Some(Challenge::Bearer {
                 realm,
@@ -312,7 +312,7 @@ impl Auth {
                 let Some((cell, asked)) = shown.and_then(|s| s.token.as_ref()) else {
                     return Ok(moved || shown.is_none());
                 };
-                // Others may have renewed it by now: only the very token that was refused goes.
+                // Others may have renewed it already: remove only the token that was refused.
                 state.tokens.retain(|k| !Arc::ptr_eq(&k.cell, cell));
                 Ok(moved || wider || *asked < since)
             }

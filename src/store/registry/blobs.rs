@@ -1,4 +1,4 @@
-//! Reading blobs: `HEAD` and ranged `GET`, nothing believed of the answer (spec, "Pulling blobs").
+//! Reading blobs: `HEAD` and ranged `GET`, without trusting the answer (spec, "Pulling blobs").
 
 use std::{ops::Range, sync::Arc};
 
@@ -24,7 +24,7 @@ fn ask(shared: &Shared, op: &'static str, method: Method, digest: &Digest) -> As
         &shared.pull(),
     )
     .header(ACCEPT, HeaderValue::from_static("*/*"))
-    // Bytes are counted and hashed as stored: nobody may pack them on the way.
+    // Bytes are counted and hashed as stored: they must not be compressed in transit.
     .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
@@ -33,7 +33,7 @@ fn range_header(range: &Range<u64>) -> HeaderValue {
         .expect("digits are plain text")
 }
 
-/// The size of a blob, `None` if the registry does not have it.
+/// The size of a blob; `None` if the registry does not have it.
 pub(super) async fn stat(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
     let answer = shared
         .transport
@@ -52,17 +52,17 @@ pub(super) async fn stat(shared: &Shared, digest: &Digest) -> Result<Option<u64>
             shared.transport.missing("stat", answer).await?;
             Ok(None)
         }
-        // A URL that is signed for GET only, a registry without HEAD.
+        // A URL signed for GET only, or a registry without HEAD.
         StatusCode::METHOD_NOT_ALLOWED => stat_by_get(shared, digest).await,
         _ if answer.away => stat_by_get(shared, digest).await,
         _ => Err(answer.refusal("stat").await.error),
     }
 }
 
-/// Asks whether the blob is there.
+/// Checks whether the blob exists.
 ///
 /// # Errors
-/// `Corrupt` if it is there with another size.
+/// `Corrupt` if it exists with another size.
 pub(super) async fn is_there(shared: &Shared, desc: &Descriptor) -> Result<bool> {
     match stat(shared, &desc.digest).await? {
         None => Ok(false),
@@ -77,7 +77,7 @@ pub(super) async fn is_there(shared: &Shared, desc: &Descriptor) -> Result<bool>
     }
 }
 
-/// As [`stat`], by asking for the first byte.
+/// As [`stat`], by requesting the first byte.
 async fn stat_by_get(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
     let ask = ask(shared, "stat", Method::GET, digest).header(RANGE, range_header(&(0..1)));
     let answer = shared.transport.send(&ask).await?;
@@ -92,7 +92,7 @@ async fn stat_by_get(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
             check_plain("stat", &answer, digest)?;
             return Err(error::foreign("stat", "the answer does not name the blob"));
         }
-        // Nothing can be the first byte of an empty blob.
+        // An empty blob has no first byte.
         StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
         _ => return Err(answer.refusal("stat").await.error),
     };
@@ -102,7 +102,8 @@ async fn stat_by_get(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
     can_be("stat", digest, size).map(Some)
 }
 
-/// Says whether an answer shows that a registry sent it, or the storage that it names: a server that says 200 to everything does not.
+/// Returns true if an answer proves to come from a registry, or from the storage that it names: a server that answers 200 to
+/// everything does not.
 fn is_vouched(answer: &Answer, digest: &Digest) -> bool {
     answer.away
         || answer.digest() == Some(*digest)
@@ -110,7 +111,7 @@ fn is_vouched(answer: &Answer, digest: &Digest) -> bool {
         || answer.media_type() == "application/octet-stream"
 }
 
-/// Only one blob is empty.
+/// Only one blob can be empty.
 fn can_be(op: &'static str, digest: &Digest, size: u64) -> Result<u64> {
     if size == 0 && !digest.matches(b"") {
         return Err(error::foreign(op, "the answer has no bytes"));
@@ -118,7 +119,7 @@ fn can_be(op: &'static str, digest: &Digest, size: u64) -> Result<u64> {
     Ok(size)
 }
 
-/// The bytes of `range` of a blob, `None` if the registry does not have it.
+/// The bytes of `range` of a blob; `None` if the registry does not have it.
 pub(super) async fn get(
     shared: &Arc<Shared>,
     desc: &Descriptor,
@@ -169,7 +170,7 @@ pub(super) async fn get(
     };
     answer.check_digest("get", &desc.digest)?;
     check_plain("get", &answer, &desc.digest)?;
-    // Of a whole blob the end is known to be the end.
+    // For a whole blob the end of the stream is known.
     let to_the_end = answer.status == StatusCode::OK && range.end == desc.size;
     let left = range.end - range.start;
     Ok(Some(pieces(Pieces {
@@ -184,7 +185,7 @@ fn content_range(answer: &Answer) -> Option<ContentRange> {
     ContentRange::parse(answer.text(CONTENT_RANGE)?)
 }
 
-/// A part must start where it was asked to; one that ends early ends the stream early, which is told there.
+/// A part must start where it was requested; one that ends early ends the stream early, which reports it.
 fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result<()> {
     let Some(got) = content_range(answer) else {
         return Err(Error::new(
@@ -209,7 +210,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
     Ok(())
 }
 
-/// Refuses a page in place of a blob, and bytes that were packed on the way.
+/// Refuses a page in place of a blob, and bytes that were compressed in transit.
 fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()> {
     answer.check_plain(op)?;
     let media_type = answer.media_type();
@@ -217,7 +218,7 @@ fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()>
         media_type.as_str(),
         "text/html" | "application/xhtml+xml" | "application/xml" | "text/xml"
     );
-    // A blob may be HTML too: then the registry says which one it is.
+    // A blob may be HTML too: then the registry names its digest.
     if page && answer.digest() != Some(*digest) {
         let whence = super::guard::show(&answer.url);
         let why = format!("a page ({media_type}) came from `{whence}` instead of the blob");
@@ -228,9 +229,9 @@ fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()>
 
 struct Pieces {
     answer: Answer,
-    /// Bytes that were not asked for, at the start.
+    /// Bytes at the start that were not requested.
     skip: u64,
-    /// Bytes still to come.
+    /// Bytes still to be received.
     left: u64,
     to_the_end: bool,
 }

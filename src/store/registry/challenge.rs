@@ -1,10 +1,10 @@
-//! What a registry wants to see: `WWW-Authenticate` (RFC 9110 §11.6.1), several of them, in one header or in many.
+//! The credentials that a registry requests: `WWW-Authenticate` (RFC 9110 §11.6.1), several of them, in one header or in many.
 
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
 use super::scopes::Scopes;
 
-/// Longest text of all challenges together that is looked at.
+/// Maximum total length of challenges that is parsed.
 const MAX_BYTES: usize = 16 << 10;
 
 /// One way to authenticate.
@@ -12,20 +12,20 @@ const MAX_BYTES: usize = 16 << 10;
 pub(super) enum Challenge {
     /// Name and password with every request (RFC 7617).
     Basic,
-    /// A token from elsewhere (RFC 6750).
+    /// A token from another server (RFC 6750).
     Bearer {
-        /// Where tokens are.
+        /// The token endpoint.
         realm: String,
-        /// Whom they are for.
+        /// The service that the token is for.
         service: Option<String>,
-        /// What this request needs.
+        /// The scopes that this request needs.
         scopes: Scopes,
-        /// What was wrong: `invalid_token`, `insufficient_scope`.
+        /// The problem: `invalid_token`, `insufficient_scope`.
         error: Option<String>,
     },
 }
 
-/// All challenges of an answer that we can meet, Bearer first: containerd prefers it too (`core/remotes/docker/auth/parse.go`).
+/// All supported challenges of an answer, Bearer first: containerd prefers it too (`core/remotes/docker/auth/parse.go`).
 pub(super) fn parse(headers: &HeaderMap) -> Vec<Challenge> {
     let mut found = Vec::new();
     let mut left = MAX_BYTES;
@@ -67,7 +67,7 @@ fn split(text: &str) -> Vec<(String, Vec<(String, String)>)> {
         let end = rest.find([' ', '\t', ',', '=']).unwrap_or(rest.len());
         let (word, after) = rest.split_at(end);
         if word.is_empty() {
-            // The end, or a stray `=`, after which nothing can be told apart.
+            // The end, or a stray `=`, after which the rest is ambiguous.
             return all;
         }
         let name = word.to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! The rest of an upload piece by piece, going on where the registry says it is (spec, "Pushing a blob in chunks").
+//! The rest of an upload in pieces, continuing at the registry's offset (spec, "Pushing a blob in chunks").
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -18,16 +18,16 @@ use crate::{
     store::{Body, Error, ErrorKind, Result},
 };
 
-/// Smallest piece that is tried when the registry, or a proxy before it, finds pieces too big.
+/// Smallest piece that is tried if the registry, or a proxy in front of it, refuses larger ones.
 const MIN_CHUNK_BYTES: u64 = 64 << 10;
-/// Most failures in a row without a byte taken.
+/// Maximum number of consecutive failures without progress.
 const MAX_BARREN: u32 = 5;
-/// Pauses between two of them, unless the registry names one.
+/// Pauses between them, unless the registry specifies one.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-/// Longest wait that the registry may name; longer ones are the caller's.
+/// Maximum wait that the registry may request; longer ones are left to the caller.
 const MAX_ASKED_PAUSE: Duration = Duration::from_mins(1);
 
-/// Sends what is left from `at` on, and ends the upload.
+/// Sends the rest from `at` on, and finishes the upload.
 pub(super) async fn send(
     session: Session,
     desc: &Descriptor,
@@ -39,7 +39,7 @@ pub(super) async fn send(
     upload.run().await
 }
 
-/// Sends all of it in pieces of `bytes` at most.
+/// Sends all of it in pieces of at most `bytes`.
 pub(super) async fn carefully(
     session: Session,
     desc: &Descriptor,
@@ -51,7 +51,7 @@ pub(super) async fn carefully(
     upload.run().await
 }
 
-/// Goes on after `broke`, where the registry says that it is.
+/// Continues after the error `broke`, at the registry's offset.
 pub(super) async fn resume(
     session: Session,
     desc: &Descriptor,
@@ -60,7 +60,7 @@ pub(super) async fn resume(
 ) -> Result<Outcome> {
     let mut upload = Upload::new(session, desc, body);
     match upload.recover(broke).await? {
-        // One session's worth of nothing: a new one is cheaper than to find out whether it is an empty one.
+        // No progress in this session: a new one is cheaper than finding out whether it is empty.
         Found::At(0, error) | Found::Unknown(error) => Ok(Outcome::Broke(Way::Stream, error)),
         Found::Lost(error) => Ok(upload.lost(error)),
         Found::At(..) => upload.run().await,
@@ -74,23 +74,23 @@ struct Upload<'a> {
     /// Bytes that the registry has.
     at: u64,
     chunk: u64,
-    /// Failures since the last byte was taken.
+    /// Failures since the last progress.
     barren: u32,
     pieces: u32,
-    /// A request of it broke.
+    /// One of its requests broke off.
     broke: bool,
 }
 
-/// What to do after a piece.
+/// The next step after a piece.
 enum Next {
     Go,
     Lost(Error),
 }
 
-/// What the registry says that it has after a failure, which comes along.
+/// The registry's state after a failure, with that failure.
 enum Found {
     At(u64, Error),
-    /// It does not know the session any more.
+    /// It no longer knows the session.
     Lost(Error),
     /// It cannot tell.
     Unknown(Error),
@@ -120,7 +120,7 @@ impl<'a> Upload<'a> {
         self.close().await
     }
 
-    /// What it means that the registry does not know the session any more.
+    /// The consequence if the registry no longer knows the session.
     fn lost(&self, error: Error) -> Outcome {
         if self.broke {
             Outcome::dropped(error)
@@ -152,7 +152,7 @@ impl<'a> Upload<'a> {
                 match self.recover(error).await? {
                     Found::Lost(error) => Ok(Next::Lost(error)),
                     Found::At(at, _) if at != before => Ok(Next::Go),
-                    // The place was right, so it is the size that is wrong: GHCR takes 4 MiB (§2.3).
+                    // The offset was correct, so the size is the problem: GHCR accepts 4 MiB (§2.3).
                     Found::At(_, error) | Found::Unknown(error) => self.smaller(error),
                 }
             }
@@ -164,7 +164,7 @@ impl<'a> Upload<'a> {
     fn took(&mut self, answer: &Answer, end: u64) -> Result<Next> {
         self.session.moved(answer)?;
         let next = match session::taken(answer) {
-            // `0-0` says nothing or one byte.
+            // `0-0` means none or one byte.
             Some(0) if end == 1 => 1,
             Some(taken) => taken,
             None => end,
@@ -202,12 +202,13 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Waits, then asks the registry what it has.
+    /// Waits, then asks the registry for its offset.
     ///
-    /// distribution answers 404 if a request broke in its middle: its `_state` names the offset before it. Registries that keep what came go on there.
+    /// distribution answers 404 if a request broke in its middle: its `_state` contains the offset before it. Registries that
+    /// keep partial data continue there.
     ///
     /// # Errors
-    /// `failed`, when nothing has been taken for too long.
+    /// `failed`, if there has been no progress for too long.
     async fn recover(&mut self, failed: Error) -> Result<Found> {
         let mut failed = failed;
         self.broke = true;
@@ -263,7 +264,7 @@ impl<'a> Upload<'a> {
                 Err(e) if e.is_temporary() => e,
                 Err(e) => return Err(e),
             };
-            // The answer may have been lost, and not the upload.
+            // Only the answer may have been lost, not the upload.
             if blobs::is_there(&self.session.shared().clone(), self.desc)
                 .await
                 .unwrap_or(false)
@@ -280,7 +281,8 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Some registries keep only the last of several pieces (§2.3, Artifactory): another try, not a corrupt cache.
+    /// Some registries keep only the last of several pieces (§2.3, Artifactory): a case for another attempt, not a corrupt
+    /// cache.
     fn put_together_wrongly(&self, refusal: Refusal) -> Error {
         let is_wrong = refusal.says("DIGEST_INVALID");
         let mut error = refusal.error;

@@ -1,4 +1,4 @@
-//! Cancellations of uploads, which run beside the work.
+//! Cancellations of uploads, which run in the background.
 
 use std::collections::VecDeque;
 
@@ -6,10 +6,10 @@ use parking_lot::Mutex;
 
 use crate::task::Task;
 
-/// Most cancellations under way; the oldest is given up for a new one.
+/// Maximum number of concurrent cancellations; the oldest is abandoned for a new one.
 const MAX_CLEANUPS: usize = 16;
 
-/// Cancellations that run beside the work and end with the store.
+/// Cancellations that run in the background and end with the store.
 #[derive(Debug, Default)]
 pub(super) struct Cleanups(Mutex<VecDeque<Task<()>>>);
 

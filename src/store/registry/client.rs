@@ -1,4 +1,4 @@
-//! The registry store: who does what for the store's traits.
+//! The registry store: the implementation of the store's traits.
 
 use std::{
     ops::Range,
@@ -32,10 +32,10 @@ use crate::{
 pub struct Registry(Arc<Shared>);
 
 impl Registry {
-    /// Makes the store ready; says nothing to the registry yet.
+    /// Prepares the store; sends no request to the registry yet.
     ///
     /// # Errors
-    /// `Invalid` for settings that make no sense, among them a CA bundle that cannot be read.
+    /// `Invalid` for invalid settings, such as an unreadable CA bundle.
     pub async fn open(location: &Location, config: &Config, common: &net::Common) -> Result<Self> {
         let location = location.clone().or_insecure(config.insecure);
         let shown = location.to_string();
@@ -58,13 +58,13 @@ impl Registry {
         })))
     }
 
-    /// The environment variable with the proxy through which the registry is reached, if there is one.
+    /// The environment variable with the proxy through which the registry is reached, if any.
     pub fn proxy(&self) -> Option<&'static str> {
         self.0.transport.proxy()
     }
 
-    /// Asks whether a registry answers there at all: to a lookup of a tag anything may say 404. Whatever else goes wrong is told
-    /// by that lookup, which is tried again.
+    /// Checks whether a registry answers at all: any server may answer 404 to a lookup of a tag. Other errors are left to that
+    /// lookup, which is retried.
     ///
     /// # Errors
     /// `NoSuchStore` if `/v2/` is not served.
@@ -118,13 +118,13 @@ impl TagStore for Registry {
         Ok(found.map(|got| Resolved {
             version: asked_by_tag.then(|| Version(got.manifest.digest.to_string())),
             manifest: got.manifest,
-            // Our daemon says when the tag was written. Elsewhere it may be the manifest that was: nothing was published before
-            // its manifest was there, so it bounds a recorded time all the same.
+            // A daemon reports when the tag was written. Other registries may report the time of the manifest: a tag cannot be
+            // published before its manifest is stored, so it limits a recorded time anyway.
             modified: got.modified.filter(|_| asked_by_tag),
         }))
     }
 
-    /// `expect` is not looked at: no registry can compare and swap, and its writers meet by side tags (design §5).
+    /// `expect` is ignored: no registry can compare and swap; concurrent writers use side tags (design §5).
     async fn publish(
         &self,
         manifest: &Manifest,
@@ -189,7 +189,7 @@ impl Untag for Registry {
 
 #[async_trait]
 impl PushCheck for Registry {
-    /// Begins an upload, which is cancelled beside the work.
+    /// Begins an upload, which is cancelled in the background.
     async fn check_push(&self) -> Result<()> {
         let begun = Session::open(&self.0, false).await;
         self.at("", push_check::refusal(begun))

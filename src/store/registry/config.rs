@@ -11,25 +11,26 @@ use crate::{
 
 /// Largest file with a password.
 const MAX_PASSWORD_BYTES: u64 = 64 << 10;
-/// Smallest and largest chunk: below, uploads crawl; above, they need not be cut.
+/// Minimum and maximum chunk size: with smaller ones uploads are very slow, larger ones need not be split.
 const CHUNK_BYTES: std::ops::RangeInclusive<u64> = (64 << 10)..=(4 << 30);
 
-/// How to reach a registry and who we are there.
+/// How to reach and log in to a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Name to log in with; without it the docker configuration is asked. The name `<token>` makes the password an identity token.
+    /// Name to log in with; without it the docker configuration is used. The name `<token>` makes the password an identity
+    /// token.
     pub username: Option<String>,
     /// Password or token to log in with.
     pub password: Option<Secret>,
-    /// A file that holds the password, its last line break left out; read only where `password` is not set.
+    /// A file that contains the password, without its last line break; only read if `password` is not set.
     pub password_file: Option<PathBuf>,
-    /// Speaks plain http to hosts other than loopback too, and lets the registry send us to private addresses.
+    /// Uses plain http for hosts other than loopback too, and lets the registry redirect to private addresses.
     pub insecure: bool,
-    /// Bytes of one piece, for registries that take big blobs only in pieces; a registry's own minimum wins.
+    /// Size of a piece, for registries that accept big blobs only in pieces; a registry's own minimum takes precedence.
     pub chunk_bytes: u64,
-    /// Repositories of the same registry whose blobs may be mounted instead of sent, in the order in which they are asked.
+    /// Repositories of the same registry whose blobs may be mounted instead of sent, in the order in which they are tried.
     pub mount_from: Vec<String>,
-    /// Where else credentials are; filled from the environment, never from a configuration file.
+    /// Other sources of credentials; set from the environment, never from a configuration file.
     pub credentials: CredentialSources,
 }
 
@@ -40,7 +41,7 @@ impl Default for Config {
             password: None,
             password_file: None,
             insecure: false,
-            // The largest piece that GHCR takes (reference/oci-and-s3.md §2.3).
+            // The largest piece that GHCR accepts (reference/oci-and-s3.md §2.3).
             chunk_bytes: 4 << 20,
             mount_from: Vec::new(),
             credentials: CredentialSources::default(),
@@ -48,19 +49,19 @@ impl Default for Config {
     }
 }
 
-/// Where docker and podman keep credentials, in the order in which they are asked.
+/// Where docker and podman store credentials, in the order in which they are tried.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CredentialSources {
     /// The content of `DOCKER_AUTH_CONFIG`: a docker configuration as JSON.
     pub docker_auth_config: Option<Secret>,
     /// Configuration files (`config.json`, `auth.json`); those that do not exist are skipped.
     pub files: Vec<PathBuf>,
-    /// A folder with credential helpers; without it they are looked for on the `PATH`.
+    /// A folder with credential helpers; without it they are searched on the `PATH`.
     pub helpers: Option<PathBuf>,
 }
 
 impl Config {
-    /// Checks what can be checked without the registry.
+    /// Checks what does not require the registry.
     pub(super) fn check(&self) -> Result<()> {
         let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
         if !CHUNK_BYTES.contains(&self.chunk_bytes) {
@@ -85,7 +86,7 @@ impl Config {
         Ok(())
     }
 
-    /// The password, from where it is.
+    /// The password, from its source.
     pub(super) async fn read_password(&self) -> Result<Option<Secret>> {
         if self.password.is_some() {
             return Ok(self.password.clone());

@@ -1,4 +1,4 @@
-//! Connections to a registry: set up once, one request at a time, no credentials of their own.
+//! Connections to a registry: set up once, one request at a time, without credentials.
 
 use std::{
     fmt,
@@ -27,20 +27,20 @@ use crate::{
     task, trace,
 };
 
-/// Makes a client that keeps at most so many idle connections a host; `None`: as many as there are.
+/// Creates a client that keeps at most this many idle connections per host; `None`: no limit.
 type MakeClient = dyn Fn(Option<usize>) -> Result<reqwest::Client> + Send + Sync;
 
 /// Connections to a registry and the hosts that it names, without credentials.
 pub(super) struct Connection {
     http: reqwest::Client,
-    /// The same without a memory for connections: each request makes one. Made when it is first needed.
+    /// The same without reuse of connections: each request opens one. Created when first needed.
     alone: OnceLock<reqwest::Client>,
     make: Box<MakeClient>,
     guard: Arc<Guard>,
     base: Url,
-    /// The variable with the proxy that is asked for it.
+    /// The variable with the proxy in use.
     pub(super) proxy: Option<&'static str>,
-    /// How to speak to it with TLS, or without, for whoever chose the other.
+    /// The option for using TLS, or not, if the current choice is wrong.
     other_way: &'static str,
     patience: Patience,
 }
@@ -109,7 +109,7 @@ impl Connection {
             };
             let trusted = || trusted.iter().cloned();
             let made = begin().tls_certs_merge(trusted()).build();
-            // On a machine without certificates of its own only https is out of reach: see `net::certificate_refused`.
+            // On a machine without root certificates only https is unavailable: see `net::certificate_refused`.
             let made = made.or_else(|_| begin().tls_certs_only(trusted()).build());
             made.map_err(|e| {
                 let message = format!("cannot set up HTTP: {e}");
@@ -144,13 +144,13 @@ impl Connection {
         &self.base
     }
 
-    /// The trace that the request is part of, for the registry itself; whom it sends us on to need not know.
+    /// The trace that the request belongs to, only for the registry itself, not for hosts that it redirects to.
     fn trace(&self, url: &Url) -> Option<HeaderValue> {
         let context = trace::current().filter(|_| self.guard.is_home(url))?;
         context.to_string().try_into().ok()
     }
 
-    /// Sends once and waits for the head of the answer.
+    /// Sends once and waits for the head of the response.
     pub(super) async fn exchange(
         &self,
         ask: &Ask,

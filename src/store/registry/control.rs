@@ -1,4 +1,4 @@
-//! The way to a daemon's control API: HTTP/2 to where its registry door is, with the same credentials.
+//! Access to a daemon's control API: HTTP/2 to the address of its registry API, with the same credentials.
 
 use std::{
     sync::{
@@ -22,10 +22,10 @@ use super::{
 };
 use crate::store::{Error, ErrorKind, Result, net};
 
-/// How often a daemon that is silent for long (it reads a terabyte) is asked whether it lives.
+/// Interval of the checks whether a daemon that is silent for long (it reads a terabyte) still exists.
 const PING: Duration = Duration::from_secs(10);
 
-/// An answer's body; what breaks it off is a store's error.
+/// A response's body; an error that interrupts it is a store's error.
 pub type ControlBody = BoxBody<Bytes, Error>;
 
 /// Sends requests to a daemon's control API. Cheap to clone; clones share connections and tokens.
@@ -35,16 +35,16 @@ pub struct ControlWay(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     door: Registry,
-    /// Of its own, since it speaks HTTP/2 from the first byte on.
+    /// A separate one, since it uses HTTP/2 from the first byte on.
     connection: Connection,
     /// The daemon was asked how to log in.
     asked: OnceCell<()>,
-    /// An answer came by HTTP/2.
+    /// A response arrived over HTTP/2.
     answered: AtomicBool,
 }
 
 impl ControlWay {
-    /// That of the daemon whose registry door this is; `common` as that was opened with.
+    /// The control API of the daemon with this registry API; `common` as used for opening that one.
     ///
     /// # Errors
     /// Those of [`Registry::open`].
@@ -64,10 +64,11 @@ impl ControlWay {
         })))
     }
 
-    /// Sends a small request and waits for the head of its answer; any status is an `Ok`.
+    /// Sends a small request and waits for the head of its response; any status is an `Ok`.
     ///
     /// # Errors
-    /// `Unauthenticated` and `Denied` where the daemon does not know us; `Unavailable` and `Timeout` where it is not there.
+    /// `Unauthenticated` and `Denied` if the daemon refuses our credentials; `Unavailable` and `Timeout` if it is not
+    /// reachable.
     pub async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<ControlBody>> {
         let sent = self.exchange(request).await;
         sent.map_err(|e| e.at(&self.0.door.shared().shown, ""))
@@ -79,7 +80,7 @@ impl ControlWay {
         let scopes = Scopes::delete(&inner.door.shared().repository);
         let transport = &inner.door.shared().transport;
         let asked = inner.asked.get_or_try_init(|| async {
-            // It says what it wants to see before it is asked for anything else.
+            // It requests credentials before other requests are sent.
             let ping = Ask::new("log in", Method::GET, transport.url(""), &scopes);
             let answer = transport.send(&ping).await?;
             match answer.status.as_u16() {
@@ -93,9 +94,10 @@ impl ControlWay {
         let mut ask = Ask::new(OP, parts.method, url.clone(), &scopes);
         ask.headers = parts.headers;
         ask.payload = Payload::Bytes(body);
-        // What the caller brings is none of ours.
+        // Headers of the caller must not replace ours.
         ask.headers.remove(AUTHORIZATION);
-        // A token is for single repositories; upkeep is of all that our name may. A daemon takes a password whatever it offers.
+        // A token is for single repositories; maintenance covers everything that our name may access. A daemon accepts a
+        // password regardless of what it offers.
         let show = match transport.password().await? {
             Some(password) => Some(password),
             None => transport.credential(&scopes).await?,
@@ -110,7 +112,7 @@ impl ControlWay {
         }))
     }
 
-    /// Of a connection that broke: the door answered by HTTP/1.1 just before, so HTTP/2 may be what it broke of.
+    /// Explains a broken connection: the registry API answered over HTTP/1.1 just before, so HTTP/2 may be the cause.
     fn explain(&self, mut e: Error) -> Error {
         if e.kind == ErrorKind::Unavailable && !self.0.answered.load(Ordering::Relaxed) {
             e.message.push_str(

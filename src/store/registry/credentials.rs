@@ -1,7 +1,7 @@
 //! Finds our credentials for a registry: settings, then the configurations of docker and podman with their helpers.
 //!
-//! Inside a configuration: `credHelpers[host]`, `credsStore`, then the longest match of `auths` (`host/path`, `host`, and the
-//! old forms with a scheme and `/v1/`). A source that is broken is named in a warning and does not hide the next one.
+//! Within a configuration: `credHelpers[host]`, `credsStore`, then the longest match of `auths` (`host/path`, `host`, and the
+//! old forms with a scheme and `/v1/`). An unusable source causes a warning and does not hide the next one.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -17,17 +17,17 @@ use crate::{fs, redact::Secret, store::Result, task};
 
 /// Largest configuration that is read.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
-/// What docker calls its Hub in `auths` and to helpers.
+/// Docker's key for Docker Hub in `auths` and for helpers.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-/// How `auth` is written; its padding may be missing.
+/// Encoding of `auth`; its padding may be missing.
 const AUTH: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// A helper's user name that says that the secret is an identity token.
+/// The user name by which a helper marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Who we are.
+/// Credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     /// Name and password.
@@ -45,7 +45,7 @@ impl Credential {
         }
     }
 
-    /// Whose it is, and where it is from, in words.
+    /// Describes their owner and source.
     fn of(&self, source: &str) -> String {
         match self {
             Self::Password(name, _) => format!("user `{}` from {source}", name.escape_debug()),
@@ -66,28 +66,28 @@ impl Credential {
     }
 }
 
-/// What the sources gave.
+/// The result of searching the sources.
 #[derive(Debug)]
 pub(super) struct Found {
-    /// `None`: we are nobody there.
+    /// `None`: anonymous.
     pub(super) credential: Option<Credential>,
-    /// For whoever is refused: whose credential it is and where it is from, or why there is none.
+    /// For error messages: the owner and source of the credential, or why there is none.
     pub(super) account: String,
 }
 
-/// Which credentials a request carried, in words.
+/// Describes the credentials of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Account {
-    /// These: whose, and where they are from.
+    /// These were sent: their owner and source.
     Sent(String),
-    /// None, and why.
+    /// None were sent, and why.
     NotSent(String),
 }
 
-/// Looks through all sources.
+/// Searches all sources.
 ///
 /// # Errors
-/// Only for settings that name a credential and cannot be read.
+/// Only for settings that name a credential which cannot be read.
 pub(super) async fn find(location: &Location, config: &Config) -> Result<Found> {
     if let Some(name) = &config.username {
         let password = config.read_password().await?;
@@ -123,19 +123,19 @@ struct DockerConfig {
     cred_helpers: Option<BTreeMap<String, String>>,
 }
 
-/// One search, and what came of each source.
+/// A search, with the result of each source.
 struct Search<'a> {
     location: &'a Location,
     /// The folder of credential helpers.
     helpers: Option<&'a Path>,
-    /// Sources that are there.
+    /// Existing sources.
     looked_at: Vec<String>,
-    /// Why some of them gave nothing.
+    /// Why some of them provided nothing.
     faults: Vec<String>,
 }
 
 impl Search<'_> {
-    /// Asks one source after the other; the credential, and where it is from.
+    /// Tries one source after the other; returns the credential and its source.
     async fn all(&mut self, sources: &CredentialSources) -> Option<(Credential, String)> {
         if let Some(text) = &sources.docker_auth_config {
             let found = self
@@ -163,13 +163,13 @@ impl Search<'_> {
         None
     }
 
-    /// Notes why a source is skipped; the next one may be right, so the log has it too.
+    /// Records why a source is skipped; the next one may work, so this is logged too.
     fn fault(&mut self, why: String) {
         warn!(reason = %why, "Credentials skipped");
         self.faults.push(why);
     }
 
-    /// Puts into words what came of it.
+    /// Describes the result.
     fn found(self, found: Option<(Credential, String)>, sources: &CredentialSources) -> Found {
         let skipped = match self.faults.len() {
             0 => String::new(),
@@ -208,7 +208,7 @@ impl Search<'_> {
         let config: DockerConfig = match serde_json::from_slice(json) {
             Ok(config) => config,
             Err(e) => {
-                // The message of serde may quote the text, and so a password.
+                // Serde's message may quote the text, including a password.
                 self.fault(format!(
                     "{source} is not a docker configuration (line {})",
                     e.line()
@@ -266,7 +266,7 @@ impl Search<'_> {
     }
 }
 
-/// `host/a/b`, `host/a`, `host`: the longest first, as podman matches (`containers-auth.json(5)`).
+/// `host/a/b`, `host/a`, `host`: the longest first, as podman does (`containers-auth.json(5)`).
 fn candidates(host: &str, repository: &str) -> Vec<String> {
     let whole = format!("{host}/{repository}");
     let mut all = vec![whole.clone()];
@@ -278,7 +278,7 @@ fn candidates(host: &str, repository: &str) -> Vec<String> {
     all
 }
 
-/// A key of `auths` without what old versions of docker wrote around it.
+/// A key of `auths` without the additions of old docker versions.
 fn canonical(key: &str) -> String {
     let bare = key
         .strip_prefix("https://")
@@ -304,15 +304,15 @@ fn canonical(key: &str) -> String {
     path.map_or_else(|| host.clone(), |p| format!("{host}/{p}"))
 }
 
-/// One entry of `auths`; `None` if it is empty, as docker leaves it beside a helper. As docker does (`loadFromReader` in
-/// `cli/config/configfile/file.go`), `auth` wins over `username` and `password`.
+/// One entry of `auths`; `None` if it is empty, as docker leaves it beside a helper. As in docker (`loadFromReader` in
+/// `cli/config/configfile/file.go`), `auth` takes precedence over `username` and `password`.
 fn decode(entry: &serde_json::Value) -> std::result::Result<Option<Credential>, &'static str> {
     let text = |field: &str| entry[field].as_str().filter(|text| !text.is_empty());
     if let Some(token) = text("identitytoken") {
         return Ok(Some(Credential::Identity(Secret::new(token))));
     }
     if let Some(auth) = text("auth") {
-        // Docker's own decoder passes over line ends, which `base64` writes into what people paste.
+        // Docker's own decoder ignores line ends, which `base64` writes into text that users paste.
         let auth = auth.replace(['\r', '\n'], "");
         let decoded = AUTH
             .decode(auth)

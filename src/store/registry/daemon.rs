@@ -1,6 +1,6 @@
-//! Where a daemon is: `cachectld:SOCKET`, `cachectld+http://host:port`, `cachectld+https://host[:port]`.
+//! Locations of daemons: `cachectld:SOCKET`, `cachectld+http://host:port`, `cachectld+https://host[:port]`.
 //!
-//! Its registry door is a registry like others; what the command line keeps there is the one repository `cachectl`.
+//! A daemon's registry API is a registry like any other; the command line uses only its repository `cachectl`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use crate::{
     store::{Error, ErrorKind, Result, keys::Repo},
 };
 
-/// The host in URLs and `Host` headers of what goes through a socket.
+/// The host in URLs and `Host` headers of requests through a socket.
 const SOCKET_HOST: &str = "localhost";
 
 impl Location {
@@ -64,11 +64,11 @@ impl Location {
         else {
             return Err(refused("names no host"));
         };
-        // A URL's parser is patient with slashes.
+        // URL parsers tolerate extra slashes.
         if host.contains(['/', '\\', '?', '#']) || parsed.path() != "/" {
             return Err(refused("has more than a host and a port"));
         }
-        // Nobody runs a cache on port 80; the daemon's own would be a guess.
+        // Nobody runs a cache on port 80; the daemon's default port would be a guess.
         if door == Door::Http
             && !host
                 .trim_end_matches(|c: char| c.is_ascii_digit())
@@ -88,12 +88,12 @@ impl Location {
         }
     }
 
-    /// Says whether it is reached by a path of this machine.
+    /// Returns true if it is reached by a path of this machine.
     pub fn is_socket(&self) -> bool {
         self.socket().is_some()
     }
 
-    /// The same with the path of its socket made absolute by `whole`.
+    /// The same, with the path of its socket made absolute by `whole`.
     pub(in crate::store) fn with_socket<E>(
         mut self,
         whole: impl FnOnce(&Path) -> std::result::Result<PathBuf, E>,

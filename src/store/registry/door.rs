@@ -5,14 +5,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The way to a daemon's registry door.
+/// The way to a daemon's registry API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Door {
-    /// By its unix socket.
+    /// Over its unix socket.
     Socket(PathBuf),
-    /// By TCP.
+    /// Over TCP.
     Http,
-    /// By TCP with TLS, on loopback too.
+    /// Over TCP with TLS, even on loopback.
     Https,
 }
 

@@ -1,18 +1,18 @@
-//! What failures of the network mean, and answers of others in the registry's place.
+//! Errors of the network, and answers of other servers in place of the registry's.
 
 use super::guard::LookupError;
 use crate::store::{Error, ErrorKind, net};
 
-/// What to say of an answer that no registry sends.
+/// Added to the description of an answer that no registry sends.
 pub(super) const IN_ITS_PLACE: &str =
     "; is something else (a proxy, a login page) answering in the registry's place?";
 
-/// An answer that is not the registry's: it may be back a moment later.
+/// An answer that is not the registry's: the registry may be back a moment later.
 pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unavailable, op, format!("{why}{IN_ITS_PLACE}"))
 }
 
-/// A request that got no answer, or whose answer broke off. `other_way` says how to speak with TLS, or without it.
+/// A request without an answer, or whose answer broke off. `other_way` is the option for using TLS, or not.
 pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> Error {
     let is_plain = e.url().is_some_and(|url| url.scheme() == "http");
     // The URL may be signed.
@@ -23,7 +23,7 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
     while let Some(c) = cause {
         deepest = c.to_string();
         if let Some(own) = c.downcast_ref::<Error>() {
-            // Trouble with the file that is being sent.
+            // The file that is being sent caused it.
             return Error::new(own.kind, op, own.message.clone());
         }
         if let Some(lookup) = c.downcast_ref::<LookupError>() {
@@ -38,7 +38,7 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
             found = Some(tls_trouble(tls, other_way));
             break;
         }
-        // What a server says in TLS to a request without.
+        // What a server sends over TLS to a request without.
         if is_plain && c.is::<hyper::Error>() && deepest.contains("invalid HTTP version") {
             let message = format!("it does not answer in HTTP; if it speaks TLS, {other_way}");
             found = Some((ErrorKind::Invalid, message));
@@ -68,7 +68,7 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
         };
         (kind, format!("{what}: {deepest}"))
     });
-    // The message has the deepest cause; the links between say it again in the HTTP client's words.
+    // The message contains the deepest cause; the ones in between repeat it in the HTTP client's words.
     tracing::debug!(error = ?e, "No answer");
     Error::new(kind, op, message)
 }

@@ -1,9 +1,9 @@
-//! Where a registry may send us: not from https to http, and a public one not to private addresses.
+//! Restricts where a registry may send us: never from https to http, and a public one never to private addresses.
 //!
 //! A registry names hosts in `realm`, `Location` and redirects, and this machine may reach hosts that the registry's owner
-//! cannot: a cloud's metadata service, a service on loopback. Addresses are checked where they are used, in the resolver, so
-//! a name that changes its address between check and use gains nothing. A *name* may still lead to RFC 1918 addresses, since
-//! private links to object stores look just so; written out, such an address is refused.
+//! cannot: a cloud's metadata service, a service on loopback. Addresses are checked when they are used, in the resolver, so a
+//! name that changes its address between check and use gains nothing. A *name* may still resolve to RFC 1918 addresses, since
+//! private links to object stores look exactly like that; as a literal, such an address is refused.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -18,7 +18,7 @@ use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
 };
 
-/// How far an address reaches.
+/// The scope of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reach {
     /// This machine or this link only.
@@ -52,7 +52,7 @@ fn reach(ip: IpAddr) -> Reach {
     }
 }
 
-/// The address that a URL's host is, unless it is a name.
+/// The address in a URL's host; `None` if that is a name.
 fn literal(url: &Url) -> Option<IpAddr> {
     let host = url.host_str()?;
     match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
@@ -66,7 +66,7 @@ fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// Says whether a URL's host is this machine by its very name (RFC 6761 for `localhost`).
+/// Returns true if a URL's host is this machine because of its name (RFC 6761 for `localhost`).
 pub(super) fn is_loopback(url: &Url) -> bool {
     literal(url).map_or_else(
         || url.host_str().is_some_and(is_localhost),
@@ -74,7 +74,7 @@ pub(super) fn is_loopback(url: &Url) -> bool {
     )
 }
 
-/// What names of this machine lead to.
+/// The addresses of names of this machine.
 const LOOPBACK: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
     SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
@@ -86,7 +86,7 @@ pub(super) struct Guard {
     base: Url,
     /// The registry is not public, or its owner vouched for it: it may send us anywhere.
     open: AtomicBool,
-    /// Its owner vouched for it, or nothing leaves this machine: passwords may go by plain http.
+    /// Its owner vouched for it, or nothing leaves this machine: passwords may be sent over plain http.
     trusted: bool,
 }
 
@@ -102,7 +102,7 @@ impl Guard {
         })
     }
 
-    /// Says whether credentials for the registry may go to `url`: the same scheme, host and port.
+    /// Returns true if credentials for the registry may be sent to `url`: same scheme, host and port.
     pub(super) fn is_home(&self, url: &Url) -> bool {
         self.base.origin() == url.origin()
     }
@@ -110,7 +110,7 @@ impl Guard {
     /// Checks a URL that the registry named.
     ///
     /// # Errors
-    /// Why we do not go there, in words.
+    /// Why we do not follow it, as text.
     pub(super) fn check(&self, url: &Url) -> Result<(), String> {
         let host = url.host_str().unwrap_or_default();
         if !matches!(url.scheme(), "http" | "https") || host.is_empty() {
@@ -138,13 +138,13 @@ impl Guard {
         Ok(())
     }
 
-    /// `text` from a `Location`, `Link` or `realm`, relative to `from`; checked.
+    /// `text` from a `Location`, `Link` or `realm`, resolved relative to `from` and checked.
     ///
     /// # Errors
     /// As [`Self::check`].
     pub(super) fn join(&self, from: &Url, text: &str) -> Result<Url, String> {
         let home = self.base.host_str().unwrap_or_default();
-        // containerd takes `host/path` too (`core/remotes/docker/pusher.go`).
+        // containerd accepts `host/path` too (`core/remotes/docker/pusher.go`).
         let bare = text
             .strip_prefix(home)
             .is_some_and(|rest| !home.is_empty() && rest.starts_with(['/', ':']));
@@ -161,7 +161,7 @@ impl Guard {
             && url.host_str() == Some(home)
             && no_port
         {
-            // A registry behind a proxy that ends TLS does not know that it is https: go there, but encrypted.
+            // A registry behind a proxy that terminates TLS does not know that clients use https: follow it, but encrypted.
             let port = self.base.port();
             let _ = url.set_scheme("https").and_then(|()| url.set_port(port));
         }
@@ -169,13 +169,13 @@ impl Guard {
         Ok(url)
     }
 
-    /// As [`Self::join`], for the token endpoint that the registry named: it is shown our password.
+    /// As [`Self::join`], for the token endpoint named by the registry, which gets our password.
     ///
-    /// Another host is fine, as for docker; but a registry on this machine, which is spoken to by plain http, does not get us to send
-    /// the password over the network like that.
+    /// Another host is allowed, as in docker; but a registry on this machine, accessed over plain http, cannot make us send the
+    /// password over the network in the same way.
     ///
     /// # Errors
-    /// As [`Self::check`], and where the password would leave this machine unencrypted.
+    /// As [`Self::check`], and if the password would leave this machine unencrypted.
     pub(super) fn realm(&self, from: &Url, text: &str) -> Result<Url, String> {
         let url = self.join(from, text)?;
         if url.scheme() == "http" && is_loopback(&self.base) && !is_loopback(&url) && !self.trusted
@@ -196,7 +196,7 @@ impl Guard {
             }
             return found;
         }
-        // `localhost` gets here only as a proxy: as a URL it was refused.
+        // `localhost` gets here only as a proxy: in a URL it was refused.
         if self.open.load(Ordering::Relaxed) || is_localhost(name) {
             return found;
         }
@@ -207,7 +207,7 @@ impl Guard {
     }
 }
 
-/// A URL fit for messages.
+/// A URL suitable for messages.
 pub(super) fn show(url: &Url) -> String {
     crate::redact::url(url.as_str())
 }
@@ -215,7 +215,7 @@ pub(super) fn show(url: &Url) -> String {
 /// The system's resolver with the rules of a registry.
 pub(super) struct Resolver(pub(super) Arc<Guard>);
 
-/// A name that leads nowhere, or where we do not go.
+/// A name that does not resolve, or that resolves to a forbidden address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookupError {
     /// DNS does not know it, or does not answer.
@@ -234,7 +234,7 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let name = name.as_str().to_owned();
             if is_localhost(&name) {
-                // Nobody is asked, since somebody could answer (RFC 6761 §6.3): by these names we speak plain http.
+                // No DNS request, since anybody could answer it (RFC 6761 §6.3), and we use plain http for these names.
                 return Ok(Box::new(LOOPBACK.into_iter()) as Addrs);
             }
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0))
@@ -316,7 +316,7 @@ mod tests {
     #[tokio::test]
     async fn names_of_this_machine_are_asked_of_nobody() {
         for name in ["localhost", "cache.localhost", "a.b.localhost."] {
-            // By DNS the latter two are nowhere, or wherever it says.
+            // In DNS the latter two do not exist, or have arbitrary addresses.
             let found = Resolver(guard("http://x.localhost:1/")).resolve(name.parse().unwrap());
             let found: Vec<_> = found.await.unwrap().collect();
             assert_eq!(found, LOOPBACK, "{name}");

@@ -1,4 +1,4 @@
-//! Credential helpers: programs `docker-credential-<name>` that know credentials.
+//! Credential helpers: programs `docker-credential-<name>` that provide credentials.
 //!
 //! Protocol: `docker/docker-credential-helpers`, `get`: the server on stdin, JSON on stdout.
 
@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::redact;
 
-/// Longest time that a helper may take; some ask a cloud.
+/// Maximum time that a helper may take; some ask a cloud.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Largest answer.
+/// Maximum size of an answer.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 
 #[derive(serde::Deserialize)]
@@ -20,10 +20,10 @@ pub(super) struct Answer {
     pub(super) secret: String,
 }
 
-/// Asks the helper `name` for the credentials of `server`; `None` if it knows none.
+/// Asks the helper `name` for the credentials of `server`; `None` if it has none.
 ///
 /// # Errors
-/// In words, without what the helper wrote to stdout: a name that is none, no such program, no answer in 10 s, failure.
+/// As text, without what the helper wrote to stdout: invalid name, no such program, no answer in 10 s, failure.
 pub(super) async fn get(
     folder: Option<&Path>,
     name: &str,
@@ -31,7 +31,7 @@ pub(super) async fn get(
 ) -> Result<Option<Answer>, String> {
     let right = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(right) {
-        // The name comes from a file that others may write: no path, no option, nothing for a shell.
+        // The name comes from a file that others may write: no path, no option, no special characters for a shell.
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
             "`{}` is no name of a credential helper",
@@ -57,7 +57,7 @@ struct Output {
 }
 
 async fn run(program: &Path, server: &str) -> std::io::Result<Output> {
-    // Dropped at the time limit, it is killed.
+    // If dropped at the time limit, it is killed.
     let mut child = tokio::process::Command::new(program)
         .arg("get")
         .stdin(Stdio::piped())
@@ -66,7 +66,7 @@ async fn run(program: &Path, server: &str) -> std::io::Result<Output> {
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A helper may answer without reading: a closed pipe says nothing.
+        // A helper may answer without reading: a closed pipe is not an error.
         let _ = stdin.write_all(format!("{server}\n").as_bytes()).await;
     }
     let (mut out, mut err) = (Vec::new(), Vec::new());

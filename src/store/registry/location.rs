@@ -1,4 +1,4 @@
-//! Where a registry and the repository in it are: `oci://host[:port]/repository[?insecure=true]`.
+//! The location of a registry and its repository: `oci://host[:port]/repository[?insecure=true]`.
 
 use std::{fmt, path::Path};
 
@@ -7,22 +7,22 @@ use reqwest::Url;
 use super::{door::Door, guard};
 use crate::store::{Error, ErrorKind, Result, keys};
 
-/// Docker Hub's name in references, and where its API is.
+/// Docker Hub's name in references, and the host of its API.
 const HUB: &str = "docker.io";
 const HUB_API: &str = "registry-1.docker.io";
 
-/// The one option that a URL may carry.
+/// The only option that a URL may contain.
 const INSECURE: &str = "insecure";
 
 /// A repository of a registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Location {
-    /// As it was named, in lower case, with its port where one was named.
+    /// As given, in lower case, with its port if one was given.
     pub(super) host: String,
     pub(super) repository: String,
-    /// Plain http, as its URL says; `None` where it does not: on loopback only.
+    /// Plain http, according to its URL; `None` if unspecified: only on loopback.
     pub(super) insecure: Option<bool>,
-    /// It is a daemon of ours, reached by this.
+    /// It is a cachectl daemon, reached in this way.
     pub(super) door: Option<Door>,
 }
 
@@ -57,7 +57,7 @@ impl Location {
                 "has two schemes; leave out `{host}//` (plain http is asked for with ?insecure=true)"
             )));
         }
-        // CI systems supply owners as people write them (`github.repository_owner`); no registry takes capitals.
+        // CI systems supply owner names in their original case (`github.repository_owner`); no registry accepts capitals.
         let repository = repository.trim_end_matches('/').to_ascii_lowercase();
         let repository = repository.as_str();
         if repository.is_empty() {
@@ -91,22 +91,22 @@ impl Location {
         Ok(location)
     }
 
-    /// Says whether `key` is one of the query's.
+    /// Returns true if `key` is an option of the query.
     pub fn takes(key: &str) -> bool {
         key == INSECURE
     }
 
-    /// The same with plain http allowed wherever `insecure` says so.
+    /// The same with plain http, if `insecure` and the URL does not specify it.
     #[must_use]
     pub(super) fn or_insecure(mut self, insecure: bool) -> Self {
-        // A daemon's URL says itself how it is spoken to.
+        // A daemon's URL determines its protocol itself.
         if insecure && self.door.is_none() && self.insecure.is_none() {
             self.insecure = Some(true);
         }
         self
     }
 
-    /// The registry's host as it was named, with its port where one was named.
+    /// The registry's host as given, with its port if one was given.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -116,12 +116,12 @@ impl Location {
         &self.repository
     }
 
-    /// Says whether plain http was asked for.
+    /// Returns true if plain http was requested.
     pub(super) fn insecure(&self) -> bool {
         self.insecure == Some(true)
     }
 
-    /// How to speak to it the other way, with TLS or without.
+    /// The option for using TLS, or not, if the current choice is wrong.
     pub(super) fn other_way(&self) -> &'static str {
         let is_plain = self.api().is_ok_and(|url| url.scheme() == "http");
         match (&self.door, is_plain) {
@@ -132,12 +132,12 @@ impl Location {
         }
     }
 
-    /// The unix socket that everything goes through, whatever the host.
+    /// The unix socket for all requests, regardless of the host.
     pub(super) fn socket(&self) -> Option<&Path> {
         self.door.as_ref().and_then(Door::socket)
     }
 
-    /// Where the registry's API starts: plain http where it was asked for and, unless it was refused, on loopback; else https.
+    /// The base URL of the registry's API: plain http if requested and, unless refused, on loopback; else https.
     pub(super) fn api(&self) -> Result<Url> {
         let url = match &self.door {
             Some(door) => Url::parse(&format!("{}://{}/", door.scheme(), self.host)).ok(),
@@ -178,7 +178,7 @@ fn api(host: &str, insecure: Option<bool>) -> Option<Url> {
         return None;
     }
     if insecure.unwrap_or_else(|| guard::is_loopback(&url)) {
-        // Parsed again rather than changed: a port of 443 that was named must stay.
+        // Parsed again rather than modified: an explicit port 443 must be kept.
         url = Url::parse(&format!("http://{host}/")).ok()?;
     }
     Some(url)

@@ -1,4 +1,4 @@
-//! Manifests: read and written as the bytes that they are (spec, "Pulling manifests", "Pushing Manifests").
+//! Manifests: read and written as unmodified bytes (spec, "Pulling manifests", "Pushing Manifests").
 
 use reqwest::{
     Method, StatusCode,
@@ -19,7 +19,7 @@ use crate::{
     task,
 };
 
-/// All that we read; the list is one header, since some registries look at the first one only.
+/// All supported media types; in one header, since some registries read only the first one.
 fn accept() -> HeaderValue {
     let all = [
         media::IMAGE_MANIFEST,
@@ -42,7 +42,7 @@ fn ask(shared: &Shared, op: &'static str, method: Method, reference: &Reference)
     .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
 }
 
-/// A manifest, and when it was last written by the registry's `Last-Modified`.
+/// A manifest, and the time of its last writing according to the registry's `Last-Modified`.
 pub(super) struct Got {
     pub(super) manifest: Manifest,
     pub(super) modified: Option<Time>,
@@ -51,7 +51,7 @@ pub(super) struct Got {
 /// Reads a manifest by tag or digest.
 ///
 /// # Errors
-/// `Corrupt` if it is over 4 MiB, does not hash to the digest that was asked for or named, or is no JSON object.
+/// `Corrupt` if it is over 4 MiB, does not match the digest that was requested or named, or is not a JSON object.
 pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option<Got>> {
     let mut answer = shared
         .transport
@@ -70,13 +70,13 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
     let modified = answer.text(LAST_MODIFIED).and_then(server_time::date);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
     let media_type = answer.media_type();
-    // Cheap, and tells a log-in page from a manifest where no digest does.
+    // Cheap, and distinguishes a log-in page from a manifest if there is no digest.
     if !is_json_object(&bytes) {
         let shown: String = media_type.chars().take(80).collect();
         let why = format!("what came is no manifest ({})", redact::escaped(&shown));
         return Err(error::foreign("resolve", why));
     }
-    // JSON may be anybody's.
+    // Any server may send JSON.
     let vouched = answer.digest().is_some() || media_type.starts_with("application/vnd.");
     if !vouched && !has_version(&bytes) {
         let why = "what came is JSON, and no manifest";
@@ -110,7 +110,7 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
     Ok(Some(Got { manifest, modified }))
 }
 
-/// The digest that a tag points at, without reading the manifest where the registry tells.
+/// The digest that a tag points at, without reading the manifest if the registry reports the digest.
 pub(super) async fn head(shared: &Shared, reference: &Reference) -> Result<Option<Digest>> {
     let answer = shared
         .transport
@@ -132,7 +132,7 @@ pub(super) async fn head(shared: &Shared, reference: &Reference) -> Result<Optio
 /// Writes a manifest under a tag or its digest.
 ///
 /// # Errors
-/// `Conflict` if a blob that it names is not there; `Unsupported` if the registry does not take such a manifest.
+/// `Conflict` if a blob that it names is missing; `Unsupported` if the registry does not accept such a manifest.
 pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Reference) -> Result<()> {
     check::check_manifest(manifest)?;
     let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| {
@@ -150,7 +150,7 @@ pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Refere
     let answer = shared.transport.send(&ask.committing()).await?;
     match answer.status {
         StatusCode::CREATED => answer.check_digest("publish", &manifest.digest),
-        // The spec says 201; some answer otherwise, and so does whatever says 200 to everything.
+        // The spec requires 201; some registries answer otherwise, and so does a server that answers 200 to everything.
         StatusCode::OK | StatusCode::ACCEPTED | StatusCode::NO_CONTENT => {
             answer.check_digest("publish", &manifest.digest)?;
             let digest = manifest.digest;
@@ -168,7 +168,7 @@ pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Refere
     }
 }
 
-/// Says whether a document has the one member that every manifest without a media type of its own has.
+/// Returns true if a document has the one member that every manifest without its own media type has.
 fn has_version(bytes: &[u8]) -> bool {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -180,7 +180,8 @@ fn has_version(bytes: &[u8]) -> bool {
         .is_ok_and(|head| head.schema_version.is_some() || head.media_type.is_some())
 }
 
-/// Says whether bytes are a JSON object. Nothing is kept of it: values of two bytes each would take sixteen times the document.
+/// Returns true if bytes are a JSON object. Parses without storing: values of two bytes each would take sixteen times the
+/// document.
 fn is_json_object(bytes: &[u8]) -> bool {
     let first = bytes.iter().find(|b| !b.is_ascii_whitespace());
     first == Some(&b'{') && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()

@@ -7,16 +7,17 @@ use super::{answer::Answer, error, refusal, request::Ask, scopes::Scopes, transp
 use crate::store::{ErrorKind, Result, signs::To};
 
 impl Transport {
-    /// Believes an answer 404, unless it is not the registry's.
+    /// Accepts a 404, unless it is not the registry's.
     ///
-    /// Registries sign it by an error body with a code (Harbor has one of its own) or, answers to HEAD too, by the header [`API_VERSION`](super::API_VERSION).
-    /// What has another body is a page; what has none is settled by asking for `/v2/`.
+    /// Registries sign it by an error body with a code (Harbor has its own) or, also for HEAD, by the header
+    /// [`API_VERSION`](super::API_VERSION). A response with another body is a page; one without a body is settled by a request
+    /// for `/v2/`.
     ///
     /// # Errors
     /// `Unavailable` if something else answered.
     pub(super) async fn missing(&self, op: &'static str, mut answer: Answer) -> Result<()> {
         if answer.away {
-            // The storage that it named a moment ago.
+            // From the storage that it named a moment ago.
             return self.signs.settle(op, To::Head, self.is_registry(op)).await;
         }
         let to = match answer.method {
@@ -43,7 +44,7 @@ impl Transport {
         self.signs.settle(op, to, self.is_registry(op)).await
     }
 
-    /// Asks whether a registry answers, as nobody: one says 200 or 401 to that (spec, "Determining Support").
+    /// Checks anonymously whether a registry answers: it answers 200 or 401 (spec, "Determining Support").
     async fn is_registry(&self, op: &'static str) -> Result<()> {
         let ask = Ask::new(op, Method::GET, self.url(""), &Scopes::default());
         let mut answer = self.follow(&ask, None).await?;

@@ -1,13 +1,13 @@
 //! An OCI registry as a store: `oci://host[:port]/repository`, all names are tags of that one repository. A daemon's registry
-//! door is one too.
+//! API is one too.
 //!
-//! - Holds: one own transport over `reqwest` (credentials, tokens, redirects, patience), downloads, uploads, manifests, tags.
+//! - Holds: its own transport over `reqwest` (credentials, tokens, redirects, timeouts), downloads, uploads, manifests, tags.
 //! - Enters: a URL, settings, descriptors with re-openable bodies, manifests as bytes.
 //! - Leaves: streams of bytes, manifests, errors by kind.
-//! - Deliberately absent: trying again (the `Retrying` wrapper), concurrency (`Guarded`), checking whole blobs (`Verified`),
+//! - Deliberately absent: retries (the `Retrying` wrapper), concurrency (`Guarded`), checking whole blobs (`Verified`),
 //!   environment variables (`config::load`).
 //!
-//! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beside
+//! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beyond
 //! the specs is in reference/oci-and-s3.md §1 and §2.3.
 
 mod answer;
@@ -49,5 +49,5 @@ pub use config::{Config, CredentialSources};
 pub use control::{ControlBody, ControlWay};
 pub use location::Location;
 
-/// What registries name their API by in each answer (distribution, `docs/content/spec/api.md`).
+/// The header by which registries identify their API in each answer (distribution, `docs/content/spec/api.md`).
 const API_VERSION: &str = "docker-distribution-api-version";

@@ -1,8 +1,8 @@
-//! What is said once a process.
+//! Messages that are logged once per process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Says something once a process.
+/// Guards a message that is logged once per process.
 #[derive(Debug, Default)]
 pub(super) struct Once(AtomicBool);
 

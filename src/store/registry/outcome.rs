@@ -1,4 +1,4 @@
-//! What becomes of one try to send a blob.
+//! The result of one attempt to send a blob.
 
 use reqwest::StatusCode;
 
@@ -19,28 +19,28 @@ pub(super) enum Way {
     Pieces = 2,
 }
 
-/// What became of one try.
+/// The result of one attempt.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It is there.
+    /// The blob is stored.
     Stored,
-    /// The registry does not know the session (any more); nothing of it is left. With what it said.
+    /// The registry does not, or no longer, know the session; nothing of it is left. With its answer.
     Lost(Error),
-    /// It dropped the session because a request broke in its middle.
+    /// It dropped the session because a request broke off in its middle.
     Dropped(Error),
-    /// This registry does not take it this way.
+    /// This registry does not accept it in this way.
     NotSo(Way),
-    /// It broke off, as the error says; for this blob another way can go on where it breaks the next time.
+    /// The connection broke, with this error; for this blob another way can continue after the next break.
     Broke(Way, Error),
 }
 
 impl Outcome {
-    /// A session that is gone is no reason to give up, whatever the registry's words for it.
+    /// A lost session is no reason to give up, whatever the registry's words for it.
     pub(super) fn lost(said: Error) -> Self {
         Self::Lost(gone(said))
     }
 
-    /// The same where a request had broken before.
+    /// The same, if a request had broken off before.
     pub(super) fn dropped(broke: Error) -> Self {
         Self::Dropped(gone(broke))
     }
@@ -52,7 +52,7 @@ fn gone(mut said: Error) -> Error {
     said
 }
 
-/// Checks a success, and asks again where it is none by the letter.
+/// Checks a success, and asks again if its status is not the specified one.
 pub(super) async fn stored(
     session: &mut Session,
     desc: &Descriptor,

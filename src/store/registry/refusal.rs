@@ -1,4 +1,4 @@
-//! What a registry's refusals mean: one table to [`ErrorKind`], and words for people.
+//! The meaning of a registry's refusals: one table to [`ErrorKind`], and texts for users.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::{
     store::{Error, ErrorKind, Result, server_time},
 };
 
-/// Largest body of a refusal that is read.
+/// Maximum size of a refusal's body that is read.
 pub(super) const MAX_ERROR_BYTES: u64 = 64 << 10;
-/// Most of a server's own words in a message.
+/// Maximum length of a server's own text in a message.
 const MAX_WORDS: usize = 300;
 
-/// A refusal, understood.
+/// A parsed refusal.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -29,14 +29,14 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// Says whether the registry named `code`.
+    /// Returns true if the registry named `code`.
     pub(super) fn says(&self, code: &str) -> bool {
         self.codes.iter().any(|c| c == code)
     }
 }
 
 impl Answer {
-    /// Reads what an answer that is no success says.
+    /// Reads an answer that is not a success.
     pub(super) async fn refusal(mut self, op: &'static str) -> Refusal {
         let (status, headers) = (self.status, self.headers.clone());
         let (method, away, account) = (self.method.clone(), self.away, self.account.take());
@@ -82,7 +82,7 @@ impl Answer {
         }
     }
 
-    /// Who answered what, where that is not a registry's answer.
+    /// Describes which server answered what, if it was not the registry.
     pub(super) fn described(&self) -> String {
         let from = guard::show(&self.url);
         let of = match (self.media_type().as_str(), self.text("server")) {
@@ -99,8 +99,8 @@ impl Answer {
         )
     }
 
-    /// Refuses bytes that were packed on the way although they were asked for as they are: a proxy's doing, not damage, which would have
-    /// them stored anew.
+    /// Refuses bytes that were compressed in transit although unmodified ones were requested: that is a proxy's doing, not
+    /// damage, which would cause them to be stored again.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -119,7 +119,7 @@ impl Answer {
     }
 }
 
-/// What a body says as a registry does (spec, "Error Codes"), with the codes as they came; nothing for every other.
+/// The errors in a body in a registry's format (spec, "Error Codes"), with unmodified codes; none for other bodies.
 fn errors_of(body: &[u8]) -> Vec<Said> {
     let envelope = serde_json::from_slice::<OciEnvelope>(body);
     let errors = envelope.map(|e| e.errors).unwrap_or_default();
@@ -142,12 +142,12 @@ fn code_text(code: &OciErrorCode) -> String {
     }
 }
 
-/// Says whether a body is a registry's refusal, whatever it is for.
+/// Returns true if a body is a registry's refusal of any kind.
 pub(super) fn has_code(body: &[u8]) -> bool {
     !errors_of(body).is_empty()
 }
 
-/// What a body says in plain words, for the end of a message; empty for none.
+/// The text of a body, to be appended to a message; may be empty.
 pub(super) fn words(body: &[u8]) -> String {
     let Some(words) = plain_words(body) else {
         return String::new();
@@ -156,27 +156,27 @@ pub(super) fn words(body: &[u8]) -> String {
     format!(": {}", redact::escaped(&words))
 }
 
-/// Says whether a refusal is a 404 that no registry sends: see `Transport::missing`.
+/// Returns true if a refusal is a 404 that no registry sends: see `Transport::missing`.
 fn is_foreign(status: StatusCode, codes: &[String], headers: &HeaderMap, away: bool) -> bool {
     let signed = !codes.is_empty() || headers.contains_key(API_VERSION);
     status == StatusCode::NOT_FOUND && !signed && !away
 }
 
-/// The first line of a body that is plain text, as proxies and servers send it that are no registry; pages and documents say nothing.
+/// The first line of a body that is plain text, as sent by proxies and other servers; pages and documents are ignored.
 fn plain_words(body: &[u8]) -> Option<&str> {
     let text = str::from_utf8(body).ok()?.trim_start();
     let line = text.lines().next()?.trim_end();
     (!line.is_empty() && !line.starts_with(['<', '{', '['])).then_some(line)
 }
 
-/// Says whether a server that speaks TLS refuses plain http with this: those of Go, and nginx in a page.
+/// Returns true if a TLS server refuses plain http with this body: Go servers, and nginx in a page.
 fn wants_tls(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     text.contains("http request to an https server")
         || text.contains("http request was sent to https")
 }
 
-/// Which credentials were refused, or why there were none, and what to do about it.
+/// Which credentials were refused, or why there were none, and how to fix it.
 fn shown(account: &Account, kind: ErrorKind) -> String {
     match (account, kind) {
         (Account::Sent(whose), ErrorKind::Unauthenticated) => {
@@ -215,7 +215,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     server_time::retry_after(text(RETRY_AFTER)?, text(DATE))
 }
 
-/// The table. `away`: it was not the registry but a host that it sent us to, by a URL that is signed and ages.
+/// The table. `away`: the answer is not from the registry but from a host that it named, by a signed URL that expires.
 pub(super) fn kind(
     status: StatusCode,
     codes: &[String],
@@ -230,10 +230,10 @@ pub(super) fn kind(
         400 | 404 if says("MANIFEST_BLOB_UNKNOWN") => ErrorKind::Conflict,
         400 if says("UNSUPPORTED") || says("MANIFEST_INVALID") => ErrorKind::Unsupported,
         401 => ErrorKind::Unauthenticated,
-        // GitHub limits with 403 and says how long.
+        // GitHub uses 403 for rate limits and adds how long to wait.
         403 if retry_after(headers).is_some() => ErrorKind::Throttled,
         403 => ErrorKind::Denied,
-        // A session that is gone: the same operation from its start may go through.
+        // A lost session: the same operation may succeed from its start.
         404 if says("BLOB_UPLOAD_UNKNOWN") => ErrorKind::Unavailable,
         404 if is_foreign(status, codes, headers, away) => ErrorKind::Unavailable,
         404 | 410 => ErrorKind::NoSuchStore,
@@ -244,7 +244,7 @@ pub(super) fn kind(
         507 => ErrorKind::Full,
         416 => ErrorKind::Corrupt,
         400..=499 => ErrorKind::Invalid,
-        // 5xx; and a success, or a redirect, where a registry sends none: something else answers, and may be gone a moment later.
+        // 5xx; and a success, or a redirect, that no registry sends: another server answers, and may be gone a moment later.
         _ => ErrorKind::Unavailable,
     }
 }

@@ -14,22 +14,22 @@ use crate::store::{
     net::{Sent, Upload},
 };
 
-/// Longest time from the last byte to the answer where something is stored: registries on object stores copy the blob before they say
-/// so (moby/moby#17038).
+/// Maximum time from the last byte to the answer if something is stored: registries on object stores copy the blob before they
+/// answer (moby/moby#17038).
 const COMMIT_WAIT: Duration = Duration::from_mins(1);
 
-/// What a request sends.
+/// The payload of a request.
 #[derive(Debug, Clone)]
 pub(super) enum Payload {
-    /// Nothing; with `Content-Length: 0` where the method usually sends something.
+    /// Nothing; with `Content-Length: 0` if the method usually has a body.
     Nothing,
     /// A small document.
     Bytes(Bytes),
-    /// A range of a body, as a stream with its length announced.
+    /// A range of a body, as a stream with a known length.
     Part(Body, Range<u64>),
 }
 
-/// A request, as often as it needs to be sent.
+/// A request that can be sent repeatedly.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
     pub(super) op: &'static str,
@@ -37,11 +37,11 @@ pub(super) struct Ask {
     pub(super) url: Url,
     pub(super) headers: HeaderMap,
     pub(super) payload: Payload,
-    /// What a token for it must allow.
+    /// The scopes that a token for it needs.
     pub(super) scopes: Scopes,
-    /// Longest time from the last byte sent to the answer; `None`: the usual patience.
+    /// Maximum time from the last byte sent to the answer; `None`: the usual timeout.
     pub(super) wait: Option<Duration>,
-    /// It gets a connection of its own, which is closed after it.
+    /// It gets its own connection, which is closed afterwards.
     pub(super) alone: bool,
 }
 
@@ -65,7 +65,7 @@ impl Ask {
         self
     }
 
-    /// With the time that storing something may take.
+    /// The same, allowing for the time that storing takes.
     #[must_use]
     pub(super) fn committing(self) -> Self {
         Self {
@@ -82,7 +82,7 @@ impl Ask {
         self
     }
 
-    /// The request with `url` in place of its own, and how far its body is sent.
+    /// The request with `url` in place of its own, and the progress of its body.
     pub(super) fn build(&self, url: &Url) -> (reqwest::Request, Arc<Sent>) {
         let mut request = reqwest::Request::new(self.method.clone(), url.clone());
         *request.headers_mut() = self.headers.clone();
@@ -94,7 +94,7 @@ impl Ask {
                         .insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
                 }
             }
-            // Small: it counts as sent at once.
+            // Small: it counts as sent immediately.
             Payload::Bytes(b) => *request.body_mut() = Some(b.clone().into()),
             Payload::Part(body, range) => {
                 let length = range.end - range.start;

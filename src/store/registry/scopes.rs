@@ -1,28 +1,28 @@
-//! What a token is asked for: `repository:<name>:pull,push`.
+//! The scopes of a token: `repository:<name>:pull,push`.
 //!
 //! Grammar: `distribution/distribution:docs/content/spec/auth/scope.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Most resources in one token; a challenge that names more is not believed.
+/// Maximum number of resources in one token; a challenge with more is ignored.
 const MAX_RESOURCES: usize = 32;
 
-/// Resources with the actions wanted on each; merged, sorted.
+/// Resources with the requested actions; merged, sorted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Scopes(BTreeMap<String, BTreeSet<String>>);
 
 impl Scopes {
-    /// To read from `repository`.
+    /// Read access to `repository`.
     pub(super) fn pull(repository: &str) -> Self {
         Self::repository(repository, &["pull"])
     }
 
-    /// To write to `repository`.
+    /// Write access to `repository`.
     pub(super) fn push(repository: &str) -> Self {
         Self::repository(repository, &["pull", "push"])
     }
 
-    /// To remove tags of `repository`.
+    /// Removal of tags of `repository`.
     pub(super) fn delete(repository: &str) -> Self {
         Self::repository(repository, &["delete", "pull", "push"])
     }
@@ -35,7 +35,7 @@ impl Scopes {
         )]))
     }
 
-    /// Adds what `other` wants.
+    /// Adds the scopes of `other`.
     pub(super) fn merge(&mut self, other: &Scopes) {
         for (resource, actions) in &other.0 {
             if self.0.len() >= MAX_RESOURCES && !self.0.contains_key(resource) {
@@ -55,7 +55,7 @@ impl Scopes {
 
     /// Parses a challenge's list, separated by spaces.
     ///
-    /// The name may hold a `:` of a port, so the actions start at the last one.
+    /// The name may contain the `:` of a port, so the actions begin after the last one.
     pub(super) fn parse(text: &str) -> Self {
         let mut all = Self::default();
         for scope in text.split_ascii_whitespace().take(MAX_RESOURCES) {
@@ -72,7 +72,7 @@ impl Scopes {
         all
     }
 
-    /// Says whether all of `other` is in this.
+    /// Returns true if it includes all of `other`.
     pub(super) fn covers(&self, other: &Scopes) -> bool {
         other.0.iter().all(|(resource, actions)| {
             self.0
@@ -81,12 +81,12 @@ impl Scopes {
         })
     }
 
-    /// Says whether nothing but reading is wanted.
+    /// Returns true if only reading is requested.
     pub(super) fn only_pull(&self) -> bool {
         self.0.values().flatten().all(|a| a == "pull")
     }
 
-    /// Each as it is sent.
+    /// Each scope in the form in which it is sent.
     pub(super) fn each(&self) -> impl Iterator<Item = String> {
         self.0.iter().map(|(resource, actions)| {
             if actions.is_empty() {

@@ -22,25 +22,25 @@ use crate::{
 /// Media type of pieces of a blob.
 pub(super) const BYTES: &str = "application/octet-stream";
 
-/// An upload that the registry holds for us.
+/// An upload session at the registry.
 #[derive(Debug)]
 pub(super) struct Session {
     shared: Arc<Shared>,
-    /// Where it goes on, as the last answer said; `None` when there is nothing left to cancel.
+    /// Its next URL, according to the last answer; `None` if there is nothing left to cancel.
     at: Option<Url>,
-    /// Fewest bytes of a piece that is not the last (`OCI-Chunk-Min-Length`).
+    /// Minimum size of a piece, except the last one (`OCI-Chunk-Min-Length`).
     pub(super) min_chunk: u64,
-    /// Every request of it gets a connection of its own: what closes connections after so many bytes, or so much time, does not
-    /// cut one that has carried only little.
+    /// Every request of the session gets its own connection: a device that closes connections after a number of bytes, or some
+    /// time, does not interrupt one that has carried only little.
     pub(super) alone: bool,
 }
 
-/// What the registry has of a blob.
+/// The registry's progress with a blob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Offset {
-    /// So many bytes from its start.
+    /// This many bytes from its start.
     At(u64),
-    /// It does not know the session (any more).
+    /// It does not, or no longer, know the session.
     Lost,
 }
 
@@ -61,7 +61,7 @@ impl Session {
         Err(answer.refusal("put").await.error)
     }
 
-    /// Takes the one that a `202` offers.
+    /// Takes over the session that a `202` offers.
     pub(super) fn of(shared: &Arc<Shared>, answer: &Answer) -> Result<Self> {
         let mut session = Self {
             shared: shared.clone(),
@@ -83,7 +83,7 @@ impl Session {
         }
     }
 
-    /// Follows the session to where an answer says it goes on.
+    /// Updates the session's URL from an answer.
     pub(super) fn moved(&mut self, answer: &Answer) -> Result<()> {
         if let Some(text) = answer.text(LOCATION) {
             self.at = Some(self.shared.transport.named("put", answer, text)?);
@@ -118,7 +118,7 @@ impl Session {
         self.shared.transport.send(&ask.committing()).await
     }
 
-    /// Ends the upload: the registry checks the digest and shows the blob.
+    /// Finishes the upload: the registry checks the digest and publishes the blob.
     pub(super) async fn close(&self, digest: &Digest, payload: Payload) -> Result<Answer> {
         let mut url = self.url()?;
         url.query_pairs_mut()
@@ -128,7 +128,7 @@ impl Session {
         self.shared.transport.send(&ask.committing()).await
     }
 
-    /// Asks what the registry has.
+    /// Asks for the registry's progress.
     pub(super) async fn offset(&mut self) -> Result<Offset> {
         let mut ask = Ask::new("put", Method::GET, self.url()?, &self.shared.push());
         ask.alone = self.alone;
@@ -152,9 +152,10 @@ impl Session {
     }
 }
 
-/// Bytes that an answer says were taken, from the start of the blob: `Range: 0-<last>`.
+/// The number of bytes received according to an answer, from the start of the blob: `Range: 0-<last>`.
 ///
-/// An empty session says `0-0` as well (`distribution/distribution:registry/handlers/blobupload.go`), so that counts as nothing.
+/// An empty session reports `0-0` as well (`distribution/distribution:registry/handlers/blobupload.go`), so that counts as
+/// none.
 pub(super) fn taken(answer: &Answer) -> Option<u64> {
     let text = answer.text(RANGE)?.trim();
     let text = text.strip_prefix("bytes=").unwrap_or(text);

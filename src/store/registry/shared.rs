@@ -1,10 +1,10 @@
-//! What all operations of one registry store share.
+//! State that all operations of one registry store share.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
 
 use super::{cleanups::Cleanups, once::Once, scopes::Scopes, transport::Transport};
 
-/// The way to the registry, the repository, and what was found out about how it takes things.
+/// The transport, the repository, and what was learned about the registry's behaviour.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) transport: Transport,
@@ -13,13 +13,13 @@ pub(super) struct Shared {
     pub(super) shown: String,
     pub(super) chunk_bytes: u64,
     pub(super) mount_from: Vec<String>,
-    /// Which way of sending a whole blob this registry takes: see `outcome::Way`.
+    /// The way of sending a whole blob that this registry accepts: see `outcome::Way`.
     pub(super) way: AtomicU8,
-    /// The registry answers a blob in one POST with an upload session: not worth sending it there.
+    /// The registry answers a blob in one POST with an upload session: sending the blob in it is useless.
     pub(super) no_single_post: AtomicBool,
-    /// Bytes of a piece at a registry that loses an upload when its connection breaks: see `upload`. 0: none was lost yet.
+    /// Size of a piece at a registry that loses an upload when its connection breaks: see `upload`. 0: none was lost yet.
     pub(super) careful_bytes: AtomicU64,
-    /// The registry cannot remove tags, and the repository says so: see `tags`.
+    /// The registry cannot remove tags, and a tag in the repository records that: see `tags`.
     pub(super) overwrites: AtomicBool,
     pub(super) cleanups: Cleanups,
     pub(super) clockless: Once,

@@ -1,7 +1,8 @@
-//! Tags: listed page by page, and taken away, by force where the registry cannot (spec, "Listing Tags", "Deleting tags").
+//! Tags: listed page by page, and removed, by overwriting them if the registry cannot (spec, "Listing Tags", "Deleting tags").
 //!
-//! Tags that were taken away by force are listed all the same. Whoever must not see them looks at each; so that this costs nothing where
-//! tags do go away, the first of them leaves a tag of its own, [`OVERWRITTEN`], which says that some of the others may be gone.
+//! Overwritten tags are still listed. A caller that must not see them reads each tag; to avoid that cost where tags can be
+//! removed, overwriting the first one creates a special tag, [`OVERWRITTEN`], which says that some of the others may be
+//! removed.
 
 use std::{
     collections::HashSet,
@@ -20,15 +21,15 @@ use crate::{
     store::{Body, Error, ErrorKind, Result, keys},
 };
 
-/// Tags in one page: ECR refuses more (`google/go-containerregistry:pkg/v1/remote/options.go`).
+/// Tags per page: ECR refuses more (`google/go-containerregistry:pkg/v1/remote/options.go`).
 const PAGE: u32 = 1000;
-/// Largest page, for registries that send all at once.
+/// Maximum size of a page, for registries that send all tags at once.
 const MAX_PAGE_BYTES: u64 = 64 << 20;
-/// Most pages, and most tags that are kept.
+/// Maximum number of pages, and of tags that are kept.
 const MAX_PAGES: usize = 10_000;
 const MAX_TAGS: usize = 1_000_000;
 
-/// What stands under a tag that is gone, on a registry that cannot remove tags (design §5); never change a byte of it.
+/// The manifest of a removed tag, on a registry that cannot remove tags (design §5); never change a byte of it.
 const REMOVED: &str = concat!(
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
     r#""artifactType":"application/vnd.cachectl.removed.v1","#,
@@ -36,9 +37,9 @@ const REMOVED: &str = concat!(
     r#""layers":[{"mediaType":"application/vnd.oci.empty.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}]}"#
 );
 
-/// Stands in a repository in which tags were overwritten instead of removed.
+/// Tag of a repository in which tags were overwritten instead of removed.
 const OVERWRITTEN: &str = "_c.overwritten";
-/// Tags that are looked at at once.
+/// Tags that are read concurrently.
 const AT_ONCE: usize = 16;
 
 fn removed() -> Manifest {
@@ -48,16 +49,16 @@ fn removed() -> Manifest {
     )
 }
 
-/// Says whether a manifest stands for a tag that was removed.
+/// Returns true if a manifest marks a removed tag.
 pub(super) fn is_removed(manifest: &Manifest) -> bool {
     manifest.bytes == REMOVED.as_bytes()
 }
 
 #[derive(serde::Deserialize)]
 struct Page {
-    // There even if there are no tags.
+    // Present even if there are no tags.
     name: Option<serde::de::IgnoredAny>,
-    // Two bytes of a page may be a text of its own.
+    // Two bytes of a page may become a separate string.
     tags: Option<List<String, MAX_TAGS>>,
 }
 
@@ -66,7 +67,7 @@ pub(super) async fn list(shared: &Shared, prefix: &str) -> Result<Vec<Tag>> {
     list_those(shared, |t| keys::is_listed(t, prefix)).await
 }
 
-/// The same without those that were taken away by force.
+/// The same without those that were removed by overwriting.
 pub(super) async fn standing(shared: &Shared, prefix: &str) -> Result<Vec<Tag>> {
     let wanted = |t: &str| t == OVERWRITTEN || keys::is_listed(t, prefix);
     let mut tags = list_those(shared, wanted).await?;
@@ -110,7 +111,7 @@ async fn list_those(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Result<Ve
         let page = page
             .filter(|page| page.tags.is_some() || page.name.is_some())
             .ok_or_else(|| error::foreign("list", "what came is no list of tags"))?;
-        // What is no tag by the grammar cannot be ours.
+        // An invalid tag cannot be ours.
         let ours = page
             .tags
             .map_or_else(Vec::new, |list| list.0)
@@ -135,7 +136,7 @@ async fn list_those(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Result<Ve
             Some(text) => shared.transport.named("list", &answer, text)?,
         };
         if seen.contains(&url) {
-            // A server that ignores `last` sends us round in a circle: all has been seen.
+            // A server that ignores `last` sends the same page again: everything has been seen.
             break;
         }
     }
@@ -163,10 +164,10 @@ fn next_link(header: &str) -> Option<&str> {
     None
 }
 
-/// Takes a tag away; `false` if there was none.
+/// Removes a tag; `false` if there was none.
 ///
-/// Never by digest: that would take every tag of the same manifest with it. Debian's registry 2.8 cannot do it by tag, nor can
-/// GHCR: there the tag is made to point at one fixed manifest that stands for nothing.
+/// Never by digest: that would remove every tag of the same manifest. Debian's registry 2.8 cannot remove by tag, nor can GHCR:
+/// there the tag is overwritten with one fixed manifest that means "removed".
 pub(super) async fn remove(shared: &Arc<Shared>, tag: &Tag) -> Result<bool> {
     let scopes = Scopes::delete(&shared.repository);
     let ask = Ask::new(
@@ -178,7 +179,7 @@ pub(super) async fn remove(shared: &Arc<Shared>, tag: &Tag) -> Result<bool> {
     let answer = shared.transport.send(&ask).await?;
     let missing = match answer.status.as_u16() {
         202 => return Ok(true),
-        // Not what the spec says; whatever says 200 to everything says it too.
+        // Not the status in the spec; a server that answers 200 to everything sends it too.
         200..=204 => {
             return match manifests::head(shared, &tag.clone().into()).await? {
                 None => Ok(true),
@@ -213,7 +214,7 @@ async fn overwrite(shared: &Arc<Shared>, reference: &Reference) -> Result<()> {
     let empty = Bytes::from_static(b"{}");
     let desc = Descriptor::new(media::EMPTY, Digest::sha256_of(&empty), empty.len() as u64);
     upload::put(shared, &desc, &Body::from(empty)).await?;
-    // First: who lists must not see a tag that is gone.
+    // First: a listing must not show a removed tag.
     if !shared.overwrites.load(Ordering::Relaxed) {
         let says_so = Reference::Tag(OVERWRITTEN.parse().expect("a constant that is a tag"));
         manifests::put(shared, &removed(), &says_so).await?;

@@ -1,4 +1,4 @@
-//! Tokens from a registry's token endpoint: GET with Basic, or a POST in the manner of OAuth 2.
+//! Tokens from a registry's token endpoint: GET with Basic, or a POST as in OAuth 2.
 //!
 //! `distribution/distribution:docs/content/spec/auth/{token,oauth}.md`.
 
@@ -23,39 +23,39 @@ use crate::{
     store::{Error, ErrorKind, Result},
 };
 
-/// Largest answer of a token endpoint.
+/// Maximum size of a token endpoint's answer.
 const MAX_TOKEN_BYTES: u64 = 64 << 10;
-/// Shortest life of a token: what the spec says where the endpoint does not, and its minimum.
+/// Minimum life of a token: the spec's default and minimum.
 const MIN_LIFE: Duration = Duration::from_mins(1);
-/// Longest life that we believe.
+/// Maximum life that we accept.
 const MAX_LIFE: Duration = Duration::from_hours(24);
-/// Who we are to OAuth endpoints.
+/// Our client id at OAuth endpoints.
 const CLIENT_ID: &str = "cachectl";
 
-/// Where tokens are, and whom they are for.
+/// A token endpoint, and the service that its tokens are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Realm {
     pub(super) url: Url,
     pub(super) service: Option<String>,
 }
 
-/// A token that was given.
+/// An issued token.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     /// `Bearer …`, marked as a secret.
     pub(super) header: HeaderValue,
-    /// When it was asked for.
+    /// When it was requested.
     pub(super) since: Instant,
     /// When 90 % of its life is over.
     pub(super) renew_at: Instant,
-    /// What gets the next one, where the endpoint gave such a thing.
+    /// Obtains the next one, if the endpoint issued a refresh token.
     pub(super) refresh: Option<Secret>,
 }
 
-/// Asks `realm` for a token as `who`; `None` is anybody. `account` says in words who that is.
+/// Requests a token from `realm` as `who`; `None` is anonymous. `account` describes who that is.
 ///
 /// # Errors
-/// `Unauthenticated` or `Denied` if it does not want us, `Corrupt` for an answer without a token.
+/// `Unauthenticated` or `Denied` if it refuses us, `Corrupt` for an answer without a token.
 pub(super) async fn fetch(
     connection: &Connection,
     realm: &Realm,
@@ -70,11 +70,11 @@ pub(super) async fn fetch(
         }
         Some(Credential::Password(name, password)) => {
             let answer = get(connection, realm, scopes, who).await?;
-            // Endpoints that know only the other way answer so (containerd: `core/remotes/docker/authorizer.go`).
+            // Answers of endpoints that support only the other method (containerd: `core/remotes/docker/authorizer.go`).
             if matches!(answer.status.as_u16(), 400 | 401 | 404 | 405) {
                 let second =
                     post(connection, realm, scopes, &password_grant(name, password)).await?;
-                // Where there is no such way, the first refusal is the one that tells something.
+                // If that method is not supported, the first refusal is the informative one.
                 if matches!(second.status.as_u16(), 404 | 405 | 501) {
                     answer
                 } else {
@@ -143,7 +143,7 @@ async fn post(
     }
     form.push(("client_id", CLIENT_ID.to_owned()));
     form.push(("scope", scopes.each().collect::<Vec<_>>().join(" ")));
-    // The query part of a URL is a form, and `Url` knows how to write one.
+    // The query part of a URL is a form, and `Url` can write one.
     let mut writer = realm.url.clone();
     writer.set_query(None);
     writer.query_pairs_mut().extend_pairs(form);
@@ -171,12 +171,12 @@ struct Reply {
 
 async fn understand(mut answer: Answer, since: Instant, account: Account) -> Result<Token> {
     let host = answer.url.host_str().unwrap_or_default().to_owned();
-    // Not the registry's host, mostly, but in its name: what it says of us counts.
+    // Usually not the registry's host, but acting for it: its refusal counts.
     answer.away = false;
     answer.account = Some(account);
     if answer.status != StatusCode::OK {
         let mut error = answer.refusal("get token").await.error;
-        // A token endpoint that says «bad request» or «not found» does not take these credentials.
+        // A token endpoint that answers "bad request" or "not found" does not accept these credentials.
         if matches!(error.kind, ErrorKind::Invalid | ErrorKind::NoSuchStore) {
             error.kind = ErrorKind::Unauthenticated;
         }
@@ -218,7 +218,7 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
     })
 }
 
-/// Seconds as a number or, as some write it, as text.
+/// Seconds as a number or, as some endpoints write it, as text.
 fn life(expires_in: Option<&serde_json::Value>) -> Duration {
     let seconds = match expires_in {
         Some(serde_json::Value::Number(n)) => n.as_f64(),

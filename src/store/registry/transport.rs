@@ -1,4 +1,4 @@
-//! Every request to a registry: credentials shown and renewed, redirects followed by our own rules, answers in time.
+//! All requests to a registry: credentials sent and renewed, redirects followed by our own rules, timeouts.
 
 use std::collections::BTreeSet;
 
@@ -27,15 +27,15 @@ use crate::{
     store::{Error, ErrorKind, Result, net, server_time::ServerClock, signs::Signs},
 };
 
-/// Most redirects of one request.
+/// Maximum number of redirects of one request.
 const MAX_REDIRECTS: usize = 5;
-/// Most times that one request is sent again with other credentials.
+/// Maximum number of times that one request is sent again with other credentials.
 const MAX_LOGINS: usize = 3;
-/// Most texts of `Warning` headers that are remembered, and the length of each.
+/// Maximum number of `Warning` texts that are remembered, and maximum length of each.
 const MAX_WARNINGS: usize = 64;
 const MAX_WARNING_CHARS: usize = 300;
 
-/// The way to a registry.
+/// The transport to a registry.
 #[derive(Debug)]
 pub(super) struct Transport {
     connection: Connection,
@@ -46,7 +46,7 @@ pub(super) struct Transport {
 }
 
 impl Transport {
-    /// The variable with the proxy that is asked for the registry, if one is.
+    /// The variable with the proxy for the registry, if one is used.
     pub(super) fn proxy(&self) -> Option<&'static str> {
         self.connection.proxy
     }
@@ -72,10 +72,10 @@ impl Transport {
         url
     }
 
-    /// A URL that an answer named in a header, checked.
+    /// A URL from a header of an answer, checked.
     ///
     /// # Errors
-    /// `Denied` for a place where we do not go.
+    /// `Denied` for a forbidden place.
     pub(super) fn named(&self, op: &'static str, answer: &Answer, text: &str) -> Result<Url> {
         self.connection
             .guard()
@@ -83,9 +83,9 @@ impl Transport {
             .map_err(|why| Error::new(ErrorKind::Denied, op, why))
     }
 
-    /// Sends `ask`, as often as credentials and redirects need; its body is read anew each time.
+    /// Sends `ask`, repeatedly if credentials or redirects require it; its body is read again each time.
     ///
-    /// Any final status is an `Ok`. Reads fall back to no credentials if ours are refused.
+    /// Any final status is an `Ok`. Reads fall back to anonymous access if our credentials are refused.
     pub(super) async fn send(&self, ask: &Ask) -> Result<Answer> {
         let since = Instant::now();
         let mut need = ask.scopes.clone();
@@ -117,7 +117,7 @@ impl Transport {
                     whose = As::Anybody;
                 }
                 None => return result,
-                // The first refusal tells more than the one of nobody.
+                // The first refusal is more informative than the anonymous one.
                 Some(first) if denied => return first,
                 Some(_) => {
                     if result.is_ok() {
@@ -129,12 +129,12 @@ impl Transport {
         }
     }
 
-    /// Name and password, where the registry has asked who we are and we have them.
+    /// Name and password, if the registry has requested credentials and we have them.
     pub(super) async fn password(&self) -> Result<Option<HeaderValue>> {
         self.auth.password().await
     }
 
-    /// What to show for `need`, by what the registry has asked for so far; `None` for nothing.
+    /// The credential for `need`, given what the registry has requested so far; `None` for none.
     pub(super) async fn credential(&self, need: &Scopes) -> Result<Option<HeaderValue>> {
         let shown = self
             .auth
@@ -143,7 +143,7 @@ impl Transport {
         Ok(shown.map(|s| s.header))
     }
 
-    /// Sends as one of us or nobody, with as many logins as it takes.
+    /// Sends with one identity, with as many logins as necessary.
     async fn attempt(
         &self,
         ask: &Ask,
@@ -178,14 +178,14 @@ impl Transport {
             }
             let next = self.auth.show(&self.connection, need, whose).await?;
             if shown.is_none() && next.is_none() {
-                // Something is wanted, and we have nothing.
+                // Credentials are required, and we have none.
                 return Ok(answer);
             }
             shown = next;
         }
     }
 
-    /// Sends and follows redirects; credentials go to the registry itself only.
+    /// Sends and follows redirects; credentials are sent to the registry itself only.
     pub(super) async fn follow(&self, ask: &Ask, show: Option<HeaderValue>) -> Result<Answer> {
         let mut url = ask.url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -200,7 +200,7 @@ impl Transport {
             let reads = matches!(ask.method, Method::GET | Method::HEAD);
             let moved = match answer.status.as_u16() {
                 307 | 308 => true,
-                // Others turn a request that sends into one that gets.
+                // Others turn a request with a body into a GET.
                 301..=303 => reads,
                 _ => false,
             };
@@ -216,7 +216,7 @@ impl Transport {
         Err(Error::new(ErrorKind::Corrupt, ask.op, message))
     }
 
-    /// Takes the clock and the warnings of an answer of the registry itself.
+    /// Takes the clock and the warnings from an answer of the registry itself.
     fn listen(&self, headers: &HeaderMap) {
         if headers.contains_key(API_VERSION) {
             self.signs.seen();
@@ -224,7 +224,7 @@ impl Transport {
         let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
         self.clock.listen(text(DATE), text(AGE));
         for value in headers.get_all("warning") {
-            // Spec, "Warnings": only code 299 is for us, `299 - "text"`.
+            // Spec, "Warnings": only code 299 is relevant, `299 - "text"`.
             let Some(text) = value
                 .to_str()
                 .ok()
@@ -252,7 +252,7 @@ impl Transport {
     }
 }
 
-/// RFC 6750 §3.1: the token is good, but not for this.
+/// RFC 6750 §3.1: the token is valid, but not for this.
 fn wants_more(headers: &HeaderMap) -> bool {
     challenge::parse(headers)
         .iter()

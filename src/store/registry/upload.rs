@@ -1,12 +1,13 @@
-//! Sending a blob, in the order in which registries take it (reference/oci-and-s3.md §2.3): there already, mounted, one POST
-//! if it is tiny, one PUT, one streaming PATCH, pieces.
+//! Sending a blob, in the order that suits registries (reference/oci-and-s3.md §2.3): already stored, mounted, one POST if it
+//! is tiny, one PUT, one streaming PATCH, pieces.
 //!
-//! distribution 2.8 (Debian's registry) cannot go on with a request that broke in its middle: the `_state` in every `Location`
-//! names the offset that the upload's file had, a cut request leaves more bytes in the file, and at the next request of any
-//! sort the registry finds the two different and drops the upload, acknowledged pieces and all
-//! (`registry/handlers/blobupload.go`, `ResumeBlobUpload`). So after the first loss blobs go there *carefully*: in small
-//! pieces, each by a connection of its own and with the `Location` of the one before, so that what limits the life of a connection
-//! does not meet one in the middle; a piece that is lost before its first byte costs that piece only. Pieces get smaller with every loss.
+//! distribution 2.8 (Debian's registry) cannot continue after a request that broke off in its middle: the `_state` in every
+//! `Location` contains the previous offset of the upload's file, an interrupted request leaves more bytes in the file, and at
+//! the next request of any kind the registry notices the difference and drops the upload, including acknowledged pieces
+//! (`registry/handlers/blobupload.go`, `ResumeBlobUpload`). So after the first loss blobs are sent there *carefully*: in small
+//! pieces, each on its own connection and with the `Location` of the one before, so that a limit on the life of a connection
+//! does not interrupt one in the middle; a piece that is lost before its first byte costs that piece only. Pieces get smaller
+//! with every loss.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -28,13 +29,14 @@ use crate::{
     store::{Body, Error, ErrorKind, Put, Result, check_body},
 };
 
-/// A blob that is sent in one POST, at most: sending it in vain costs no more than another request.
+/// Maximum size of a blob that is sent in one POST: sending it in vain costs no more than another request.
 const TINY_BYTES: u64 = 64 << 10;
-/// A blob from here on is not sent whole again when the connection broke.
+/// From this size on a blob is not sent whole again after the connection broke.
 const BIG_BYTES: u64 = 1 << 20;
-/// Most times that one blob is sent from its start because the way there broke; more tries are the caller's.
+/// Maximum number of times that a blob is sent from its start because of a broken connection; more attempts are left to the
+/// caller.
 const MAX_STARTS: u32 = 6;
-/// Bytes of a piece once an upload was lost, halved with every further loss.
+/// Size of a piece once an upload was lost, halved with every further loss.
 const CAREFUL_BYTES: u64 = 8 << 20;
 const MIN_CAREFUL_BYTES: u64 = 1 << 20;
 
@@ -117,7 +119,7 @@ enum Started {
     Nothing,
 }
 
-/// One POST with everything; a registry that cannot do that offers a session instead (spec, "Single POST").
+/// One POST with everything; a registry that does not support that offers a session instead (spec, "Single POST").
 async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Started> {
     let mut url = shared.url("blobs/uploads/");
     url.query_pairs_mut()
@@ -136,7 +138,7 @@ async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Re
         }
         _ => {
             let refusal = answer.refusal("put").await;
-            // What is wrong in any case will be said again; this says that it is wrong this way.
+            // A general error will be reported again; this one means that only this way fails.
             let hopeless = matches!(
                 refusal.error.kind,
                 ErrorKind::Denied | ErrorKind::Unauthenticated
@@ -151,7 +153,7 @@ async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Re
     }
 }
 
-/// Lets the registry take the blob from another of its repositories. Without `from` Quay fails, so it is always named.
+/// Lets the registry take the blob from another of its repositories. Quay fails without `from`, so it is always sent.
 async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
     let mut started = Started::Nothing;
     for from in shared
@@ -173,7 +175,7 @@ async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
                 answer.check_digest("mount", digest)?;
                 return Ok(Started::There);
             }
-            // Any earlier session is dropped, and so cancelled.
+            // Any earlier session is dropped, and thereby cancelled.
             Ok(answer) if answer.status == StatusCode::ACCEPTED => {
                 started = Started::Session(Session::of(shared, &answer)?);
             }
@@ -219,7 +221,7 @@ async fn whole(mut session: Session, desc: &Descriptor, body: &Body) -> Result<O
     }
 }
 
-/// The connection broke before the answer: the blob may be there all the same.
+/// The connection broke before the answer: the blob may be stored anyway.
 async fn after_break(session: &mut Session, desc: &Descriptor, broke: Error) -> Result<Outcome> {
     let shared = session.shared().clone();
     match blobs::is_there(&shared, desc).await {
@@ -227,7 +229,7 @@ async fn after_break(session: &mut Session, desc: &Descriptor, broke: Error) -> 
             session.forget();
             Ok(Outcome::Stored)
         }
-        // Some registries reset big PUTs (§2.3, Azure); a PATCH passes there, and can go on where it broke elsewhere.
+        // Some registries reset big PUTs (§2.3, Azure); a PATCH works there, and can be resumed elsewhere.
         Ok(false) if desc.size >= BIG_BYTES => Ok(Outcome::Broke(Way::Stream, broke)),
         _ => Err(broke),
     }

@@ -1,4 +1,4 @@
-//! Merged tags as records: the parts of each, and what it was served as.
+//! Records of merged tags: the parts of each, and the manifests it was served as.
 
 use super::Repository;
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
 pub struct TagPart {
     /// The manifest that was pushed.
     pub digest: Digest,
-    /// When its record was written last, by the store's clock; `None` where the store does not say. Not before it was pushed:
-    /// [`Repository::published`] says when that was.
+    /// When its record was last written, by the store's clock; `None` if the store does not report it. Not earlier than it was
+    /// pushed; see [`Repository::published`] for that time.
     pub modified: Option<Time>,
 }
 
@@ -41,24 +41,24 @@ impl Repository {
             .collect())
     }
 
-    /// Makes a manifest that is there a part of a tag, or says that it was pushed again: now, by the store's clock.
+    /// Makes an existing manifest a part of a tag, or records that it was pushed again: now, by the store's clock.
     pub async fn add_part(&self, tag: &Tag, manifest: &Manifest) -> Result<()> {
         let now = self.store.clock().await?;
         self.add_part_at(tag, manifest, now).await
     }
 
-    /// The same of one that was pushed at `time`.
+    /// The same for a manifest pushed at `time`.
     pub async fn add_part_at(&self, tag: &Tag, manifest: &Manifest, time: Time) -> Result<()> {
         let key = keys::part(&self.name, tag, &manifest.digest);
         let record = record::encode(&record::Part::of(manifest, time));
         self.records.write_record(&key, record.into()).await
     }
 
-    /// When a part was pushed last, as its record says; `None` where there is none, or it does not say.
+    /// When a part was last pushed, according to its record; `None` if there is none, or it does not contain the time.
     pub async fn published(&self, tag: &Tag, digest: &Digest) -> Result<Option<Time>> {
         let key = keys::part(&self.name, tag, digest);
         let read = match self.records.read_record(&key, record::MAX_BYTES).await {
-            // Its key is what makes it a part.
+            // Its key alone makes it a part.
             Err(e) if e.kind == ErrorKind::Corrupt => None,
             other => other?,
         };
@@ -66,7 +66,7 @@ impl Repository {
         Ok(part.and_then(|p| p.published()))
     }
 
-    /// Records that a tag is served as a manifest made of `parts`.
+    /// Records that a tag is served as a manifest merged from `parts`.
     pub async fn add_fold(&self, tag: &Tag, digest: &Digest, fold: &record::Folded) -> Result<()> {
         let key = keys::fold(&self.name, tag, digest);
         self.records
@@ -74,7 +74,7 @@ impl Repository {
             .await
     }
 
-    /// What a tag was served as when it was served as this manifest; `None` if it never was, or that cannot be read.
+    /// The record of a tag being served as this manifest; `None` if it never was, or the record cannot be read.
     pub async fn fold(&self, tag: &Tag, digest: &Digest) -> Result<Option<record::Folded>> {
         let key = keys::fold(&self.name, tag, digest);
         let read = match self.records.read_record(&key, record::MAX_BYTES).await {
@@ -97,13 +97,13 @@ impl Repository {
             .collect())
     }
 
-    /// Forgets that a tag was served as this manifest.
+    /// Removes the record that a tag was served as this manifest.
     pub async fn remove_fold(&self, tag: &Tag, digest: &Digest) -> Result<()> {
         let key = keys::fold(&self.name, tag, digest);
         self.records.remove_record(&key).await
     }
 
-    /// Takes all parts away from a tag; `false` if there was none.
+    /// Removes all parts of a tag; `false` if there was none.
     pub(super) async fn remove_parts(&self, tag: &Tag) -> Result<bool> {
         let parts = self.parts(tag).await?;
         for part in &parts {
@@ -112,7 +112,7 @@ impl Repository {
         Ok(!parts.is_empty())
     }
 
-    /// Says whether a manifest is one of a tag's parts.
+    /// Returns true if a manifest is one of a tag's parts.
     pub async fn is_part(&self, tag: &Tag, digest: &Digest) -> Result<bool> {
         let key = keys::part(&self.name, tag, digest);
         match self.records.read_record(&key, record::MAX_BYTES).await {
@@ -121,7 +121,7 @@ impl Repository {
         }
     }
 
-    /// Takes a part away from a tag.
+    /// Removes a part of a tag.
     pub async fn remove_part(&self, tag: &Tag, digest: &Digest) -> Result<()> {
         let key = keys::part(&self.name, tag, digest);
         self.records.remove_record(&key).await

@@ -1,7 +1,7 @@
-//! Whose credentials were refused, and why there are none: the SDK finds them by itself and does not tell.
+//! Which credentials were refused, and why there are none: the SDK finds them by itself and does not report either.
 //!
-//! A request says both: its signature names the access key (SigV4, `Authorization`), and the SDK names the kind of provider in
-//! `x-amz-user-agent` (SDK reference guide, "User agent": `m/` and the identifiers of features).
+//! A request contains both: its signature names the access key (SigV4, `Authorization`), and the SDK names the kind of provider
+//! in `x-amz-user-agent` (SDK reference guide, "User agent": `m/` and the identifiers of features).
 
 use std::error::Error as StdError;
 
@@ -19,9 +19,9 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use super::words::plain;
 
-/// Last characters of an access key's id that are shown: enough to know it by.
+/// Number of last characters of an access key's id that are shown: enough to identify it.
 const SHOWN: usize = 4;
-/// Identifiers of features in `m/`, with what they stand for. The first one that a request has is shown: a profile may lead to the
+/// Identifiers of features in `m/`, with their meaning. The first one that a request has is shown: a profile may lead to the
 /// others.
 const SOURCES: [(&str, &str); 10] = [
     ("n", "the AWS profile"),
@@ -35,7 +35,7 @@ const SOURCES: [(&str, &str); 10] = [
     ("w", "a credential process"),
     ("i", "an assumed role"),
 ];
-/// The SDK's names for what it asks, with ours; `Environment` has one variable of two.
+/// The SDK's names for the providers it tries, with ours; `Environment` uses one of two variables.
 const TRIED: [(&str, &str); 5] = [
     ("Environment", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
     ("Profile", "the AWS profile"),
@@ -44,7 +44,7 @@ const TRIED: [(&str, &str); 5] = [
     ("Ec2InstanceMetadata", "the role of this instance"),
 ];
 
-/// What a request that was refused was signed with, in words; in the extensions of the answer.
+/// A description of the credentials that a refused request was signed with; in the extensions of the answer.
 #[derive(Debug, Clone)]
 pub(super) struct Account(pub(super) String);
 
@@ -61,7 +61,7 @@ impl Intercept for Accounts {
         "cachectl::store::s3::Accounts"
     }
 
-    /// The request is gone when its answer comes.
+    /// The request no longer exists when its answer arrives.
     fn read_before_transmit(
         &self,
         context: &BeforeTransmitInterceptorContextRef<'_>,
@@ -109,13 +109,14 @@ fn words(key_id: Option<&str>, source: Option<&str>) -> String {
         return "without credentials".to_owned();
     };
     let cut = id.len().saturating_sub(SHOWN);
-    // Of a short one nothing is shown.
+    // Nothing of a short one is shown.
     let end = id.get(cut..).filter(|_| id.len() > 2 * SHOWN);
     let from = source.map(|s| format!(" from {s}")).unwrap_or_default();
     format!("with access key `…{}`{from}", end.unwrap_or_default())
 }
 
-/// Why the SDK found no credentials, in words: what each place that it looked at says. `None` if it stopped before it had asked all.
+/// Why the SDK found no credentials, as text: the result of each provider that it tried. `None` if it stopped before it had
+/// tried all.
 pub(super) fn why_none(e: &(dyn StdError + 'static)) -> Option<String> {
     let mut all = std::iter::successors(Some(e), |e| (*e).source()).map(ToString::to_string);
     let text = all.find(|text| text.starts_with("no credentials found in chain"))?;

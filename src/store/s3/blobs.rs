@@ -33,7 +33,7 @@ impl BlobStore for Bucket {
 
 #[async_trait]
 impl PushCheck for S3 {
-    /// Writes the empty JSON object unless it is there: a store looks at rights before it looks at conditions.
+    /// Writes the empty JSON object unless it exists: a store checks permissions before conditions.
     async fn check_push(&self) -> Result<()> {
         let key = keys::blob(&Digest::sha256_of(EMPTY_CONTENT));
         let bytes = Bytes::from_static(EMPTY_CONTENT);

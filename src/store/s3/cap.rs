@@ -1,5 +1,5 @@
-//! No answer but an object's own bytes may be longer than a page of a listing: all others the SDK reads whole, however long,
-//! before anybody looks at them.
+//! Limits every answer except an object's own bytes to the size of a listing's page: the SDK reads all others whole, however
+//! long, before anybody checks them.
 
 use std::{
     pin::Pin,
@@ -26,12 +26,12 @@ use aws_smithy_runtime_api::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// A page of a listing has a thousand keys of at most 1,024 bytes; nothing else that is read whole comes near it.
+/// A page of a listing has a thousand keys of at most 1,024 bytes; nothing else that is read whole is nearly as long.
 pub(super) const MAX_ANSWER_BYTES: u64 = 4 << 20;
-/// What the SDK adds to the address of every request for an object's bytes. Those are streamed, and bounded by who reads them.
+/// Added by the SDK to the URL of every request for an object's bytes. Those are streamed, and their readers limit them.
 const OBJECT: &str = "x-id=GetObject";
 
-/// An answer that does not end where it should.
+/// An answer that exceeds the limit.
 #[derive(Debug, thiserror::Error)]
 #[error("the answer is longer than {MAX_ANSWER_BYTES} bytes")]
 pub(super) struct TooLong;
@@ -84,7 +84,7 @@ impl HttpConnector for CappedConnector {
         let answer = self.0.call(request);
         HttpConnectorFuture::new(async move {
             let answer = answer.await?;
-            // Where it is no success, an answer to that request too is a document.
+            // If it is not a success, the answer to that request is a document, too.
             if object && answer.status().is_success() {
                 return Ok(answer);
             }

@@ -1,4 +1,4 @@
-//! The SDK's client, set up once: credentials, region, endpoint, TLS, proxies, and no retries of its own.
+//! The SDK's client, set up once: credentials, region, endpoint, TLS, proxies, and none of its own retries.
 
 use std::time::Duration;
 
@@ -40,23 +40,23 @@ use crate::{
     task,
 };
 
-/// S3 closes idle connections after some 20 s; using one that is just being closed costs a round.
+/// S3 closes idle connections after some 20 s; using one that is just being closed costs a round trip.
 const POOL_IDLE: Duration = Duration::from_secs(15);
-/// What stores that are not AWS's take for a region, nearly all.
+/// The region that nearly all stores other than AWS accept.
 const ANY_REGION: &str = "us-east-1";
 
-/// A client, and what was found out about where it goes.
+/// A client, and facts about its destination.
 pub(super) struct Connection {
     pub(super) client: Client,
     /// Whether single uploads carry the digest as `x-amz-checksum-sha256`.
     pub(super) sends_sha256: bool,
-    /// The host that requests go to, where it is not AWS's own.
+    /// The host that requests are sent to, if it is not AWS's own.
     pub(super) other_host: Option<String>,
-    /// The variable with the proxy that is asked for it.
+    /// The variable with the proxy in use.
     pub(super) proxy: Option<&'static str>,
 }
 
-/// Builds the client; asks no server but those that hand out credentials' regions.
+/// Builds the client; sends requests only to servers that provide the region of credentials.
 pub(super) async fn connect(
     bucket: &str,
     config: &Config,
@@ -76,7 +76,7 @@ pub(super) async fn connect(
                 .connect_timeout(common.connect_timeout)
                 .build(),
         )
-        // Ours does it: see `net::patience`.
+        // Ours replaces it: see `net::patience`.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(Recognized)
         .interceptor(clock.clone())
@@ -87,10 +87,10 @@ pub(super) async fn connect(
     if config.path_style.unwrap_or(!aws) {
         s3 = s3.force_path_style(true);
     }
-    // Only now: with the bucket in the path it is another host, and that is the one that `NO_PROXY` names.
+    // Only now: with the bucket in the path it is another host, and `NO_PROXY` must match that one.
     let (is_https, host) = host(s3.clone(), bucket).await.map_err(no_host)?;
     if common.proxy_from_env && common.goes_direct(&host) {
-        // For the store alone: whoever hands out credentials may still be behind the proxy.
+        // For the store only: servers that provide credentials may still be behind the proxy.
         let direct = Common {
             proxy_from_env: false,
             ..common.clone()
@@ -108,7 +108,7 @@ pub(super) async fn connect(
         } else {
             RequestChecksumCalculation::WhenRequired
         })
-        // What comes is checked against digests, which says more than any checksum of the store's.
+        // Received bytes are checked against digests, which is stronger than the store's checksums.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     Ok(Connection {
         client: Client::from_conf(s3.build()),
@@ -124,10 +124,10 @@ async fn sdk_config(
     http: &SharedHttpClient,
     keys: Option<Keys>,
 ) -> SdkConfig {
-    // Dated, so that an update of the SDK does not change how we behave.
+    // Dated, so that an update of the SDK does not change our behaviour.
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http.clone())
-        // Given, since the SDK panics at variables and profiles that it does not understand.
+        // Set explicitly, since the SDK panics on variables and profiles that it does not understand.
         .retry_config(RetryConfig::standard())
         .timeout_config(
             TimeoutConfig::builder()
@@ -137,7 +137,7 @@ async fn sdk_config(
     if let Some(region) = &config.region {
         loader = loader.region(Region::new(region.clone()));
     } else if config.endpoint.is_some() {
-        // Without the last link of the default chain: asking the instance's metadata takes seconds where there is none.
+        // Without the last provider of the default chain: querying the instance's metadata takes seconds if there is none.
         loader = loader.region(
             RegionProviderChain::first_try(EnvironmentVariableRegionProvider::new())
                 .or_else(ProfileFileRegionProvider::new())
@@ -145,7 +145,7 @@ async fn sdk_config(
         );
     }
     if let Some(endpoint) = &config.endpoint {
-        // Variants of AWS's own endpoints, which variables ask for, are not to be had of another.
+        // Variants of AWS's own endpoints, which variables may select, do not exist for other endpoints.
         loader = loader.endpoint_url(endpoint).use_fips(false);
         loader = loader.use_dual_stack(false);
     }
@@ -164,12 +164,12 @@ async fn sdk_config(
     loader.load().await
 }
 
-/// One HTTP client for S3 and for whoever hands out credentials: proxies and extra authorities hold for both.
+/// One HTTP client for S3 and for servers that provide credentials: proxies and extra authorities apply to both.
 async fn http_client(common: &Common) -> Result<SharedHttpClient> {
     let mut trust = TrustStore::default();
     let settings = common.clone();
     let extra = task::blocking(move || {
-        // The SDK panics at a certificate that is none, so that is found here.
+        // The SDK panics on an invalid certificate, so that is detected here.
         let mut roots = rustls::RootCertStore::empty();
         for certificate in settings.extra_ca_certificates()? {
             roots.add(certificate).map_err(|e| {
@@ -195,7 +195,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
     } else {
         ProxyConfig::disabled()
     };
-    // The crate's builder for whole clients has no proxies (1.5), the one for connectors has.
+    // The crate's builder for whole clients does not support proxies (1.5), the one for connectors does.
     Ok(cap::capped(
         aws_smithy_http_client::Builder::new().build_with_connector_fn(
             move |settings, components| {
@@ -212,9 +212,10 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
     ))
 }
 
-/// The host that requests will go to, and whether by https, after all that the SDK looks at (`AWS_ENDPOINT_URL_S3`, profiles …).
+/// The host that requests will be sent to, and whether over https, given everything that the SDK evaluates
+/// (`AWS_ENDPOINT_URL_S3`, profiles …).
 ///
-/// The SDK has no question for that, but a signed URL shows it; with made-up keys it asks nobody and is good for nothing.
+/// The SDK has no call for that, but a signed URL reveals it; with made-up keys that sends no request and grants nothing.
 async fn host(s3: Builder, bucket: &str) -> std::result::Result<(bool, String), String> {
     let client = Client::from_conf(
         s3.credentials_provider(Credentials::new(
@@ -233,7 +234,7 @@ async fn host(s3: Builder, bucket: &str) -> std::result::Result<(bool, String), 
     let url = signed.uri();
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
-    // A variable may hold a name and a password.
+    // A variable may contain a name and a password.
     let host = authority.rsplit('@').next().unwrap_or_default();
     Ok((url.starts_with("https:"), host.to_ascii_lowercase()))
 }

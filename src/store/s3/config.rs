@@ -1,26 +1,26 @@
-//! What can be set for an S3 store, in the configuration file or in its URL.
+//! Settings of an S3 store, in the configuration file or in its URL.
 
 use crate::store::error::{Error, ErrorKind, Result};
 
-/// Part size from which uploads start: larger blobs go in parts, smaller in one request.
+/// Part size, from which on uploads use parts: larger blobs are sent in parts, smaller ones in one request.
 const PART_BYTES: u64 = 16 << 20;
-/// Parts of one blob on their way at once.
+/// Concurrent parts of one blob.
 const PART_CONCURRENCY: usize = 8;
 /// S3's own limits for a part (S3 user guide, "Amazon S3 multipart upload limits").
 const PART_BYTES_RANGE: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
-/// More connections for one blob only fight each other.
+/// More connections for one blob only compete with each other.
 const PART_CONCURRENCY_RANGE: std::ops::RangeInclusive<usize> = 1..=64;
 
-/// Settings of an S3 store; each may also stand in the store's URL, which wins.
+/// Settings of an S3 store; each may also be in the store's URL, which takes precedence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// Region of the bucket; default: the AWS chain's (`AWS_REGION`, profile, instance), `us-east-1` at other endpoints.
     pub region: Option<String>,
     /// `http(s)://host[:port]` of a store that is not AWS's; default: AWS, or `AWS_ENDPOINT_URL_S3`.
     pub endpoint: Option<String>,
-    /// Whether the bucket stands in the path instead of the host name; default: yes at endpoints that are not AWS's.
+    /// Whether the bucket is in the path instead of the host name; default: yes at endpoints other than AWS's.
     pub path_style: Option<bool>,
-    /// Whether requests go unsigned, without credentials; default: no.
+    /// Whether requests are sent unsigned, without credentials; default: no.
     pub anonymous: Option<bool>,
     /// Encryption by the server; default: the bucket's.
     pub sse: Option<Sse>,
@@ -34,16 +34,16 @@ pub struct Config {
     pub acl: Option<String>,
     /// When uploads carry a checksum for the server to check; default `auto`.
     pub checksum: Option<Checksum>,
-    /// Bytes of a part, 5 MiB to 5 GiB; default 16 MiB, more where a blob would need over 10,000 parts.
+    /// Size of a part, 5 MiB to 5 GiB; default 16 MiB, more if a blob would need over 10,000 parts.
     pub part_bytes: Option<u64>,
-    /// Parts of one blob on their way at once, 1 to 64; default 8.
+    /// Concurrent parts of one blob, 1 to 64; default 8.
     pub part_concurrency: Option<usize>,
 }
 
 /// Encryption by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sse {
-    /// With keys that the store keeps itself.
+    /// With keys managed by the store.
     Aes256,
     /// With a key of the key service.
     AwsKms,
@@ -51,25 +51,25 @@ pub enum Sse {
 
 /// When uploads carry a checksum for the server to check.
 ///
-/// Many stores that are not AWS's refuse them or choke (reference/oci-and-s3.md §4.4); readers check digests in any case.
+/// Many stores other than AWS's refuse them or fail (reference/oci-and-s3.md §4.4); readers check digests in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checksum {
     /// At AWS's own endpoints.
     Auto,
     /// At every endpoint.
     Always,
-    /// Only where S3 does not work without.
+    /// Only if S3 requires it.
     Never,
 }
 
 impl Sse {
-    /// All, as they are written.
+    /// All values, as they are written.
     pub const WORDS: [(&'static str, Self); 2] =
         [("AES256", Self::Aes256), ("aws:kms", Self::AwsKms)];
 }
 
 impl Checksum {
-    /// All, as they are written.
+    /// All values, as they are written.
     pub const WORDS: [(&'static str, Self); 3] = [
         ("auto", Self::Auto),
         ("always", Self::Always),
@@ -78,7 +78,7 @@ impl Checksum {
 }
 
 impl Config {
-    /// These settings, with those that `over` sets in their place.
+    /// These settings, overridden by those set in `over`.
     #[must_use]
     pub fn overridden_by(self, over: &Self) -> Self {
         let over = over.clone();
@@ -97,7 +97,7 @@ impl Config {
         }
     }
 
-    /// Checks what can be checked without a server.
+    /// Checks what does not require a server.
     pub(super) fn check(&self) -> Result<()> {
         let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
         if let Some(endpoint) = &self.endpoint {
@@ -154,7 +154,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
         return refused("must start with `http://` or `https://`");
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    // In a password that nobody encoded there may be a `/`.
+    // An unencoded password may contain a `/`.
     if rest.contains('@') {
         return refused(
             "holds a user name; credentials come from the AWS chain (`AWS_ACCESS_KEY_ID` …)",

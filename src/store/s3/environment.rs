@@ -1,5 +1,5 @@
-//! What the SDK finds in the environment and in `~/.aws`: often put there for other programs, by a CI system's secrets with a line
-//! end behind it, or by none at all. It never ends a build.
+//! What the SDK finds in the environment and in `~/.aws`: often intended for other programs, or set from a CI system's secrets
+//! with a trailing line end, or empty. It must never end a build.
 
 use aws_config::{Region, SdkConfig};
 use aws_credential_types::provider::{error::CredentialsError, future};
@@ -8,10 +8,10 @@ use aws_sdk_s3::config::{Builder, Credentials, ProvideCredentials, SharedCredent
 use super::config::Config;
 use crate::store::error::{Error, ErrorKind};
 
-/// What failed, other than what an URL or a setting of ours is to blame for.
+/// The operation that failed, if neither a URL nor a setting of ours caused it.
 const OP: &str = "configure the client";
 
-/// Settings of the client as the SDK found them, without white space around them.
+/// Settings of the client as found by the SDK, without surrounding white space.
 pub(super) fn settings(sdk: &SdkConfig) -> Builder {
     let mut s3 = Builder::from(sdk);
     if let Some(region) = sdk.region() {
@@ -23,7 +23,7 @@ pub(super) fn settings(sdk: &SdkConfig) -> Builder {
     s3
 }
 
-/// Credentials that requests can carry: at others the SDK panics when it signs.
+/// Credentials that requests can carry: with others the SDK panics when it signs.
 #[derive(Debug)]
 struct Sendable(SharedCredentialsProvider);
 
@@ -40,7 +40,8 @@ impl ProvideCredentials for Sendable {
     }
 }
 
-/// The same without white space around them; refused with characters that no header holds. The secret itself is not sent.
+/// The same without surrounding white space; refused if they contain characters that headers cannot contain. The secret itself
+/// is not sent.
 fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
     let id = given.access_key_id().trim();
     let secret = given.secret_access_key().trim();
@@ -67,7 +68,7 @@ fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
     ))
 }
 
-/// There is no region.
+/// No region is set.
 pub(super) fn no_region() -> Error {
     Error::new(
         ErrorKind::Invalid,
@@ -76,7 +77,7 @@ pub(super) fn no_region() -> Error {
     )
 }
 
-/// The SDK does not find out where requests go, for the reason `why`.
+/// The SDK cannot determine where to send requests, for the reason `why`.
 pub(super) fn no_host(config: &Config, why: &str) -> Error {
     let said = why.to_ascii_lowercase();
     let mut is_endpoint = false;
@@ -94,7 +95,7 @@ pub(super) fn no_host(config: &Config, why: &str) -> Error {
         return Error::new(ErrorKind::Invalid, "open", why);
     }
     let text = if is_endpoint {
-        // It may hold a password, and the SDK quotes it.
+        // It may contain a password, and the SDK quotes it.
         "the endpoint is not of the form http://HOST[:PORT] or https://HOST[:PORT], without white space around it: correct or \
          unset AWS_ENDPOINT_URL_S3 and AWS_ENDPOINT_URL (or the profile in ~/.aws/config)"
             .to_owned()

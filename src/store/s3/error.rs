@@ -1,6 +1,6 @@
-//! From the SDK's errors to ours: one table from S3's codes, one from status codes.
+//! Converts the SDK's errors into ours: one table for S3's codes, one for status codes.
 //!
-//! Codes: S3 API reference, "Error responses"; those of MinIO, Ceph and SeaweedFS are the same names.
+//! Codes: S3 API reference, "Error responses"; MinIO, Ceph and SeaweedFS use the same names.
 
 use std::{error::Error as StdError, time::Duration};
 
@@ -23,10 +23,11 @@ use crate::{
     },
 };
 
-/// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth naming.
+/// From this difference on S3 refuses signatures (S3 API reference, `RequestTimeTooSkewed`: 15 minutes); half of it is worth
+/// mentioning.
 const SKEW_NAMED: Duration = Duration::from_mins(7);
 
-/// What an answer that is no success says.
+/// Contents of an answer that is not a success.
 struct Answer<'a> {
     status: u16,
     code: &'a str,
@@ -34,7 +35,7 @@ struct Answer<'a> {
     raw: &'a HttpResponse,
 }
 
-/// Turns an error of the SDK into one of ours.
+/// Converts an error of the SDK into one of ours.
 #[expect(clippy::needless_pass_by_value, reason = "it is handed to `map_err`")]
 pub(super) fn from_sdk<E>(op: &'static str, e: SdkError<E, HttpResponse>) -> Error
 where
@@ -70,7 +71,7 @@ where
                 },
             ),
             _ if find::<TooLong>(&e).is_some() => no_document(op, &e),
-            // The SDK keeps a body that came whole and could not be understood; of one that broke off it keeps none.
+            // The SDK keeps a complete body that it could not parse; of an interrupted one it keeps none.
             Some(raw) if raw.body().bytes().is_some() => no_document(op, &e),
             _ => Error::new(
                 ErrorKind::Unavailable,
@@ -94,21 +95,21 @@ where
         ),
         _ => Error::new(ErrorKind::Unavailable, op, chain(&e)),
     };
-    // The message has all that is known; as causes below it the SDK's own words would only say it again.
+    // The message contains everything known; as causes, the SDK's own words would only repeat it.
     tracing::debug!(error = %chain(&e), "S3 said no");
     error
 }
 
-/// A success whose body is not what S3 sends.
+/// A success whose body S3 would not send.
 fn no_document(op: &'static str, e: &(dyn StdError + 'static)) -> Error {
     foreign(op, format!("the answer is no S3 document: {}", chain(e)))
 }
 
-/// No answer came: the way there, the name, the certificate or the credentials.
+/// There was no answer: due to the connection, the name, the certificate or the credentials.
 fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'static)) -> Error {
     // The two outermost only say that it was not sent, in the SDK's words.
     let text = chain(e.source().and_then(StdError::source).unwrap_or(e));
-    // Trying again cannot help, and another certificate must not be accepted.
+    // A retry cannot help, and another certificate must not be accepted.
     match find::<rustls::Error>(e) {
         Some(rustls::Error::InvalidCertificate(why)) => {
             return Error::new(ErrorKind::Invalid, op, net::certificate_refused(why));
@@ -131,13 +132,13 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
                 None => text,
             },
         ),
-        // The SDK resolves credentials in here, and its types do not tell them from the rest.
+        // The SDK resolves credentials here, and its types do not distinguish such errors.
         None if text.contains("credential") || text.contains("identity") => Error::new(
             ErrorKind::Unauthenticated,
             op,
             match account::why_none(e) {
                 Some(tried) => format!("no credentials: none found in {tried}"),
-                // Of a profile that cannot be used the SDK says once why.
+                // The SDK reports only once why a profile is unusable.
                 None if text.contains("already taken") => {
                     "no credentials: the AWS profile cannot be used, as an earlier message says"
                         .to_owned()
@@ -150,7 +151,7 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
 }
 
 fn answered(op: &'static str, a: &Answer<'_>) -> Error {
-    // Of an answer without a body the SDK makes up `NotFound`.
+    // For an answer without a body the SDK makes up `NotFound`.
     let is_empty = a.raw.body().bytes().is_none_or(<[u8]>::is_empty);
     let is_made_up = a.code.is_empty() || (a.code == "NotFound" && is_empty);
     if a.status == 404 && is_made_up {
@@ -209,7 +210,7 @@ pub(super) fn by_code(code: &str) -> Option<ErrorKind> {
         | "BandwidthLimitExceeded" => ErrorKind::Throttled,
         "RequestTimeout" => ErrorKind::Timeout,
         // Skew: the SDK measured it from this answer and signs by the server's clock from now on.
-        // Digests: ours were checked before, so the bytes were damaged on their way.
+        // Digests: ours were checked before, so the bytes were damaged in transit.
         // NoSuchUpload: somebody swept it; the whole blob can be sent again.
         "InternalError"
         | "OperationAborted"
@@ -246,7 +247,7 @@ fn by_status(a: &Answer<'_>) -> ErrorKind {
         429 => ErrorKind::Throttled,
         503 if a.raw.headers().get("retry-after").is_some() => ErrorKind::Throttled,
         507 => ErrorKind::Full,
-        // 2xx: an error inside a success, as `CompleteMultipartUpload` sends it, with a code that we do not know.
+        // 2xx: an error inside a success, as `CompleteMultipartUpload` sends it, with an unknown code.
         200..=299 | 500..=599 => ErrorKind::Unavailable,
         _ => ErrorKind::Invalid,
     }
@@ -293,7 +294,7 @@ fn hint(kind: ErrorKind, a: &Answer<'_>) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Names a clock that is far from the server's, where that explains the trouble.
+/// Mentions a clock that differs much from the server's, if that explains the error.
 fn skew(raw: &HttpResponse) -> Option<String> {
     if !matches!(raw.status().as_u16(), 400 | 401 | 403) {
         return None;
@@ -329,7 +330,7 @@ fn right_region(a: &Answer<'_>) -> Option<String> {
         let (_, rest) = a.words.split_once("expecting '")?;
         rest.split_once('\'').map(|(region, _)| region)
     })?;
-    // Names of regions are such everywhere; others would be somebody's text in our hint.
+    // Region names have this form everywhere; anything else would put foreign text into our hint.
     let is_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let is_region = (1..=63).contains(&said.len()) && said.bytes().all(is_name);
     is_region.then(|| said.to_owned())

@@ -1,7 +1,7 @@
 //! Whether an answer is the store's: a maintenance page, a login page or a captive portal answers 200 to everything.
 //!
-//! What S3 answers: S3 API reference, "PutObject", "UploadPart", "DeleteObject" (empty bodies, the last with 204), "GetObject" and
-//! "HeadObject" (an `ETag`), and XML documents. Google's names empty bodies `text/html`.
+//! Answers of S3: S3 API reference, "PutObject", "UploadPart", "DeleteObject" (empty bodies, the last with 204), "GetObject"
+//! and "HeadObject" (an `ETag`), and XML documents. Google gives empty bodies the type `text/html`.
 
 use aws_sdk_s3::{
     config::{
@@ -23,14 +23,14 @@ use crate::store::error::{Error, ErrorKind};
 #[error("{0}")]
 pub(super) struct Foreign(&'static str);
 
-/// The error for it: the store may be back a moment later.
+/// The corresponding error: the store may be back a moment later.
 pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
     let message =
         format!("{why}; is something else (a proxy, a login page) answering in the store's place?");
     Error::new(ErrorKind::Unavailable, op, message)
 }
 
-/// A 404 without S3's words, which may be anybody's.
+/// A 404 without S3's document, which any server may send.
 pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
     let header = |name: &str| raw.headers().get(name);
     let of = match (header("content-type"), header("server")) {
@@ -43,7 +43,7 @@ pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
     foreign(op, why)
 }
 
-/// Refuses answers that no S3 store sends, before the SDK takes them for a success.
+/// Refuses answers that no S3 store sends, before the SDK treats them as a success.
 #[derive(Debug)]
 pub(super) struct Recognized;
 
@@ -83,7 +83,7 @@ impl Intercept for Recognized {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        // An object's own bytes are still to come.
+        // An object's own bytes are still to be received.
         let body = response.body().bytes().unwrap_or_default();
         if response.status().is_success() && !is_whole(body) {
             return Err(Foreign("the document ends too early").into());
@@ -92,7 +92,7 @@ impl Intercept for Recognized {
     }
 }
 
-/// What was asked, as far as its answer has a form of its own.
+/// The kind of request, as far as its answer has a specific form.
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     /// `PutObject`, `UploadPart`.
@@ -120,7 +120,7 @@ impl Head<'_> {
             .iter()
             .any(|page| self.media_type.trim_start().starts_with(page));
         let empty = self.status == 204 || self.length == Some(0);
-        // That there is nothing is said in XML, if the answer has a body at all.
+        // A "not found" is reported in XML, if the answer has a body at all.
         let missing = self.status == 404 && matches!(self.asked, Asked::Other);
         match self.asked {
             _ if page && !empty && (success || missing) => Err(Foreign("the answer is a page")),
@@ -128,7 +128,7 @@ impl Head<'_> {
             Asked::ToStore if self.length.is_some_and(|n| n > 0) => {
                 Err(Foreign("the answer to an upload has a body"))
             }
-            // Web servers give such a one to whatever they answer.
+            // Web servers add such a tag to any answer.
             Asked::ToStore if self.tag.starts_with("W/") => {
                 Err(Foreign("the answer to an upload has a weak `ETag`"))
             }
@@ -140,7 +140,8 @@ impl Head<'_> {
     }
 }
 
-/// Returns true for what is no XML, or ends with the end of its first element: the SDK takes one that was cut for a short one.
+/// Returns true for anything but XML, and for XML that ends with its first element: the SDK accepts a truncated document as a
+/// short one.
 fn is_whole(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
     let text = text.trim_end();
@@ -182,7 +183,7 @@ mod tests {
             ..head(asked, 200, "", 0)
         };
         assert!(answer(Asked::ToStore).check().is_err());
-        // A proxy that compresses weakens what it passes on.
+        // A proxy that compresses weakens the tag.
         assert!(answer(Asked::Head).check().is_ok());
     }
 

@@ -25,19 +25,19 @@ use crate::{
 /// A small object, read whole.
 pub(super) struct Small {
     pub(super) bytes: Bytes,
-    /// Byte for byte as sent, quotes included.
+    /// Unmodified, including quotes.
     pub(super) etag: Option<String>,
     pub(super) modified: Option<Time>,
 }
 
-/// What a HEAD says of an object.
+/// What a HEAD reports about an object.
 pub(super) struct Head {
     pub(super) size: u64,
     pub(super) modified: Option<Time>,
 }
 
 impl Wire {
-    /// Size and age of an object; `None` if there is none.
+    /// Size and age of an object; `None` if it does not exist.
     pub(super) async fn head(&self, op: &'static str, key: &str) -> Result<Option<Head>> {
         let sent = Box::pin(
             self.client
@@ -68,7 +68,7 @@ impl Wire {
         }))
     }
 
-    /// Asks for an object, or a range of it in HTTP's form; `None` if there is none.
+    /// Requests an object, or a range of it in HTTP's form; `None` if it does not exist.
     async fn ask(
         &self,
         op: &'static str,
@@ -99,10 +99,10 @@ impl Wire {
         }
     }
 
-    /// Reads an object of at most `limit` bytes; `None` if there is none.
+    /// Reads an object of at most `limit` bytes; `None` if it does not exist.
     ///
     /// # Errors
-    /// `Corrupt` for a longer one, `Unavailable` for one that breaks off.
+    /// `Corrupt` for a longer one, `Unavailable` for an interrupted one.
     pub(super) async fn read(
         &self,
         op: &'static str,
@@ -146,7 +146,7 @@ impl Wire {
         }))
     }
 
-    /// Streams `range` of an object that must have `desc.size` bytes; `None` if there is none.
+    /// Streams `range` of an object that must have `desc.size` bytes; `None` if it does not exist.
     pub(super) async fn get(
         self: &Arc<Self>,
         key: &str,

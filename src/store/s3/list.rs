@@ -10,33 +10,33 @@ use crate::{
     store::error::{Error, ErrorKind, Result},
 };
 
-/// Most pages of a listing: a million keys come in a thousand.
+/// Maximum number of pages of a listing: a million keys need a thousand.
 const MAX_PAGES: usize = 10_000;
-/// Most memory for what a listing keeps: about a million keys of ours.
+/// Maximum memory for the result of a listing: about a million of our keys.
 const MAX_BYTES: usize = 128 << 20;
 
-/// An object as a listing shows it.
+/// An object in a listing.
 pub(super) struct Listed {
-    /// Below the store's prefix.
+    /// Relative to the store's prefix.
     pub(super) key: String,
     pub(super) size: u64,
     pub(super) modified: Option<Time>,
 }
 
-/// What a short listing shows.
+/// The result of a short listing.
 pub(super) enum Any {
     /// A key directly below the prefix.
     Key(String),
     /// There is none.
     Nothing,
-    /// All of it would have to be listed to know that.
+    /// Only a complete listing would tell.
     Unclear,
 }
 
-/// Keys that are asked for to find one directly below a prefix: something else may lie there too.
+/// Number of keys to request when looking for one directly below a prefix: there may be deeper ones too.
 const A_FEW: i32 = 10;
 
-/// Says whether a key is `prefix` and some more without a `/`.
+/// Returns true if a key consists of `prefix` and at least one more character other than `/`.
 pub(super) fn is_directly_below(prefix: &str, key: &str) -> bool {
     let name = key.strip_prefix(prefix);
     name.is_some_and(|name| !name.is_empty() && !name.contains('/'))
@@ -45,12 +45,12 @@ pub(super) fn is_directly_below(prefix: &str, key: &str) -> bool {
 /// An entry of a listing.
 enum Entry {
     Object(Listed),
-    /// With a delimiter: what the names below have in common, ending in it.
+    /// With a delimiter: the common start of the names below, including the delimiter.
     Folder(String),
 }
 
 impl Wire {
-    /// All objects whose keys start with `prefix`, in the store's order, which no standard fixes.
+    /// All objects whose keys start with `prefix`, in the store's order, which is not standardized.
     pub(super) async fn list(&self, op: &'static str, prefix: &str) -> Result<Vec<Listed>> {
         let (mut found, mut bytes) = (Vec::new(), 0);
         let keep = |entry| {
@@ -64,7 +64,7 @@ impl Wire {
         Ok(found)
     }
 
-    /// What `pick` makes of the objects whose keys start with `prefix`; their keys are not kept.
+    /// The results of `pick` for the objects whose keys start with `prefix`; their keys are not kept.
     pub(super) async fn pick<T>(
         &self,
         op: &'static str,
@@ -113,12 +113,12 @@ impl Wire {
         })
     }
 
-    /// A key below the store's prefix. What does not start with that was not asked for.
+    /// A key relative to the store's prefix; `None` if it does not start with that.
     fn own(&self, key: &str) -> Option<String> {
         key.strip_prefix(&self.prefix).map(str::to_owned)
     }
 
-    /// One page of a listing, `with` whatever else is asked for.
+    /// One page of a listing; `with` adds parameters.
     async fn page(
         &self,
         op: &'static str,
@@ -127,7 +127,7 @@ impl Wire {
     ) -> Result<ListObjectsV2Output> {
         let request = self.client.list_objects_v2().bucket(&self.bucket);
         let sent = Box::pin(with(request.prefix(self.key(prefix))).send());
-        // A store that never said a word gets no more time than for any other first question.
+        // A store that has never responded gets no more time than for any other first request.
         let patience = if self.clock.heard() {
             Answer::Later
         } else {
@@ -138,7 +138,7 @@ impl Wire {
         Ok(page)
     }
 
-    /// Gives each entry to `keep`, which says whether there is room for more.
+    /// Passes each entry to `keep`, which returns whether there is room for more.
     async fn pages(
         &self,
         op: &'static str,

@@ -1,4 +1,4 @@
-//! `s3://bucket/prefix?key=value&…`: which bucket, where in it, and settings on the way.
+//! `s3://bucket/prefix?key=value&…`: the bucket, the prefix in it, and settings.
 
 use std::fmt;
 
@@ -32,16 +32,16 @@ pub struct Location {
     pub bucket: String,
     /// Segments joined by `/`, without one at either end; empty for the bucket's root.
     pub prefix: String,
-    /// What the query sets.
+    /// Settings in the query.
     pub settings: Config,
 }
 
 impl Location {
-    /// Parses `s3://bucket[/prefix][?key=value&…]`. Values may be percent-encoded; the prefix is taken as it stands,
-    /// with repeated and trailing slashes dropped.
+    /// Parses `s3://bucket[/prefix][?key=value&…]`. Values may be percent-encoded; the prefix is used literally, with repeated
+    /// and trailing slashes dropped.
     ///
     /// # Errors
-    /// `Invalid` for another scheme, a bucket or prefix that cannot be, and an unknown or repeated key.
+    /// `Invalid` for another scheme, an invalid bucket or prefix, and an unknown or repeated key.
     pub fn parse(url: &str) -> Result<Self> {
         let refused =
             |why: String| Error::new(ErrorKind::Invalid, "open", why).at(&redact::url(url), "");
@@ -63,14 +63,14 @@ impl Location {
 }
 
 impl Location {
-    /// Says whether `key` is one of the query's.
+    /// Returns true if `key` is valid in the query.
     pub fn takes(key: &str) -> bool {
         KEYS.contains(&key)
     }
 }
 
 impl fmt::Display for Location {
-    /// The URL without secrets and fine settings: fit for messages.
+    /// The URL without secrets and detailed settings: suitable for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}", self.bucket)?;
         if !self.prefix.is_empty() {
@@ -83,7 +83,7 @@ impl fmt::Display for Location {
     }
 }
 
-/// AWS's rule is stricter; old buckets and other stores have capitals, underscores and longer names.
+/// AWS's rule is stricter; old buckets and other stores use capitals, underscores and longer names.
 fn check_bucket(bucket: &str) -> std::result::Result<(), String> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
     let ends_plain = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
@@ -108,7 +108,7 @@ fn check_bucket(bucket: &str) -> std::result::Result<(), String> {
 
 fn normalise(prefix: &str) -> std::result::Result<String, String> {
     let segments: Vec<&str> = prefix.split('/').filter(|s| !s.is_empty()).collect();
-    // HTTP clients and proxies resolve these, with another key than the one that was signed.
+    // HTTP clients and proxies resolve these, so that the key differs from the signed one.
     if segments.iter().any(|s| matches!(*s, "." | "..")) {
         return Err("its prefix has a `.` or `..` segment; name the folder itself".to_owned());
     }
@@ -179,7 +179,7 @@ fn set(config: &mut Config, key: &str, value: String) -> std::result::Result<(),
     Ok(())
 }
 
-/// A key as it was written, if it looks like one: anything else may be a secret.
+/// A key as written, if it looks like one: anything else may be a secret.
 fn shown(key: &str) -> &str {
     let is_key = key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     if is_key && key.len() <= 40 {
@@ -209,7 +209,7 @@ fn switch(key: &str, value: &str) -> std::result::Result<bool, String> {
     }
 }
 
-/// Resolves `%XX`; a `+` stays one, since these are no form fields.
+/// Decodes `%XX`; a `+` is kept, since these are not form fields.
 fn decode(value: &str) -> Option<String> {
     let mut out = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
@@ -231,7 +231,7 @@ fn decode(value: &str) -> Option<String> {
 
 /// The key with the fewest edits to `wrong`.
 fn nearest(wrong: &str) -> &'static str {
-    // Bounds the work on hostile input; all keys are shorter.
+    // Limits the work on malicious input; all keys are shorter.
     let wrong: Vec<char> = wrong.to_lowercase().chars().take(32).collect();
     KEYS.into_iter()
         .min_by_key(|key| edits(&wrong, key))

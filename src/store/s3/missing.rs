@@ -1,7 +1,7 @@
 //! Whether an answer 404 is the store's: see [`crate::store::signs`].
 //!
-//! S3 says in a document what is not there (S3 API reference, "Error responses"), but to HEAD, whose answers have a request's id
-//! alone: `x-amz-request-id` (AWS, MinIO, Ceph, SeaweedFS), `x-guploader-uploadid` (Google).
+//! S3 reports missing objects in a document (S3 API reference, "Error responses"), except for HEAD, whose answers have only a
+//! request id: `x-amz-request-id` (AWS, MinIO, Ceph, SeaweedFS), `x-guploader-uploadid` (Google).
 
 use std::sync::atomic::Ordering;
 
@@ -20,18 +20,18 @@ use crate::{
     },
 };
 
-/// How an answer says that there is no such object.
+/// How an answer reports a missing object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
-    /// In S3's words.
+    /// By S3's document.
     Said,
-    /// Without words, but in an S3 store's headers: there may be no such bucket either.
+    /// Without a document, but with an S3 store's headers: the bucket may be missing, too.
     Signed,
-    /// By its status alone, which may be anybody's.
+    /// By its status alone, which any server may send.
     Bare,
 }
 
-/// Reads an answer; `None` if it says something else.
+/// Classifies an answer; `None` if it reports something else.
 pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) -> Option<Missing> {
     let SdkError::ServiceError(service) = e else {
         return None;
@@ -46,7 +46,7 @@ pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) ->
     let is_page = header("content-type").is_some_and(|t| t.trim_start().starts_with("text/html"));
     match service.err().code() {
         Some("NoSuchKey" | "NotFound") if has_words => Some(Missing::Said),
-        // The SDK makes up a code where there is no body.
+        // The SDK makes up a code if there is no body.
         None | Some("NotFound") if !has_words => Some(match signed {
             Some(_) if !is_page => Missing::Signed,
             _ => Missing::Bare,
@@ -56,8 +56,8 @@ pub(super) fn missing<E: ProvideErrorMetadata>(e: &SdkError<E, HttpResponse>) ->
 }
 
 impl Wire {
-    /// Believes that there is no such object, unless it is not the store that says so, or there is no bucket. Asks for that at most
-    /// once where answers are signed.
+    /// Accepts that an object is missing, unless the answer is not the store's, or the bucket is missing. If answers are
+    /// signed, it asks for that at most once.
     pub(super) async fn believe(&self, op: &'static str, missing: Missing, to: To) -> Result<()> {
         match missing {
             Missing::Said => self.bucket_seen.store(true, Ordering::Relaxed),
@@ -69,7 +69,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Asks for an object that nobody wrote: that there is none, or no bucket, is said in words.
+    /// Requests an object that nobody wrote: the store then reports whether the object or the bucket is missing.
     async fn ask_for_nothing(&self, op: &'static str) -> Result<()> {
         let unknown = Digest::sha256_of(&fastrand::u128(..).to_le_bytes());
         let sent = Box::pin(
@@ -85,7 +85,7 @@ impl Wire {
             Err(e) => {
                 let is_said = e.code().is_some();
                 let e = from_sdk(op, e);
-                // Whoever may not list the bucket may still read it.
+                // A caller that may not list the bucket may still read it.
                 if !is_said || !matches!(e.kind, ErrorKind::Denied | ErrorKind::Unsupported) {
                     return Err(e);
                 }

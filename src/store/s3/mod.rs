@@ -1,13 +1,13 @@
 //! A bucket as a store: [`Keyed`] below a prefix (design §5), by the AWS SDK.
 //!
-//! - Holds: the client, what becomes of its errors, uploads in one piece or in parts, ranged reads, tags, listings.
-//! - Enters: a [`Location`], a [`Config`], what all remotes share ([`net::Common`]).
+//! - Holds: the client, conversion of its errors, uploads in one piece or in parts, ranged reads, tags, listings.
+//! - Enters: a [`Location`], a [`Config`], the settings of all remotes ([`net::Common`]).
 //! - Leaves: the store traits; no type of the SDK.
-//! - Deliberately absent: retries of whole operations (the `Retrying` wrapper's; only parts of an upload are tried again
-//!   here, since sending 5 GB again is no answer to one lost part), limits, and trust in the server's conditional writes.
+//! - Deliberately absent: retries of whole operations (the `Retrying` wrapper; only parts of an upload are retried here, since
+//!   sending 5 GB again is too much for one lost part), limits, and trust in the server's conditional writes.
 //!
-//! Objects appear whole or not at all, so nothing is renamed. A blob's bytes are checked against its digest before the
-//! first of them is sent.
+//! Objects appear atomically, so nothing is renamed. A blob's bytes are checked against its digest before the first of them is
+//! sent.
 
 use std::sync::{
     Arc,
@@ -44,14 +44,14 @@ use self::patience::Answer;
 use super::{error::Result, keyed::Keyed, keys::Repo, net, server_time::ServerClock, signs::Signs};
 use crate::redact::Secret;
 
-/// An access key that is passed in rather than found.
+/// An access key that is passed in rather than found by the SDK.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// Its id, which is no secret.
+    /// Its id, which is not a secret.
     pub id: String,
     /// The key itself.
     pub secret: Secret,
-    /// What a temporary key comes with.
+    /// The session token of a temporary key.
     pub session: Option<Secret>,
 }
 
@@ -64,7 +64,7 @@ pub struct Bucket {
     wire: Arc<Wire>,
 }
 
-/// What all repositories of one store share.
+/// State that all repositories of one store share.
 struct Wire {
     client: Client,
     clock: ServerClock,
@@ -76,32 +76,33 @@ struct Wire {
     config: Config,
     patience: net::Patience,
     sends_sha256: bool,
-    /// The variable with the proxy that is asked for it.
+    /// The variable with the proxy in use.
     proxy: Option<&'static str>,
     /// Whether the bucket is known to exist.
     bucket_seen: AtomicBool,
     signs: Signs,
-    /// Whether the store has not yet refused `If-None-Match` and `If-Match` as unknown.
+    /// False once the store has refused `If-None-Match` and `If-Match` as unknown.
     conditions: AtomicBool,
-    /// Whether the store has not yet refused `DeleteObjects`.
+    /// False once the store has refused `DeleteObjects`.
     batch_deletes: AtomicBool,
 }
 
 impl S3 {
-    /// Opens the store at `location`, whose own settings win over `config`. The bucket is first asked for when it is needed.
+    /// Opens the store at `location`, whose own settings take precedence over `config`. The first request is sent when the
+    /// bucket is needed.
     ///
     /// # Errors
-    /// `Invalid` for settings that cannot be, an unreadable CA bundle, or a region that nothing names.
+    /// `Invalid` for invalid settings, an unreadable CA bundle, or a missing region.
     pub async fn open(location: &Location, config: &Config, common: &net::Common) -> Result<Self> {
         Self::open_as(location, config, common, None).await
     }
 
-    /// The environment variable with the proxy through which the store is reached, if there is one.
+    /// The environment variable with the proxy through which the store is reached, if any.
     pub fn proxy(&self) -> Option<&'static str> {
         self.objects.wire.proxy
     }
 
-    /// As [`Self::open`], with keys in place of what the AWS chain would find.
+    /// As [`Self::open`], with these keys instead of what the AWS chain would find.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -124,7 +125,7 @@ impl S3 {
             .await
             .map_err(|e| e.at(&url, ""))?;
         if let (None, Some(host)) = (&config.endpoint, &connection.other_host) {
-            // Out of the environment or a profile: a message must say where it went.
+            // From the environment or a profile: messages must say where requests were sent.
             url = format!("{url}?endpoint={host}");
         }
         let mut prefix = location.prefix.clone();

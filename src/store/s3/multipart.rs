@@ -1,7 +1,7 @@
 //! Uploads in parts (S3 user guide, "Uploading and copying objects using multipart upload").
 //!
-//! Nothing is visible until the last request, `CompleteMultipartUpload`. Whatever ends it before, dropping the future
-//! included, takes the parts back; what even that cannot do (kill -9), [`super::sweep`] does later.
+//! Nothing is visible until the last request, `CompleteMultipartUpload`. Whatever ends the upload before, including dropping
+//! the future, aborts it; if even that is impossible (kill -9), [`super::sweep`] does it later.
 
 use std::{ops::Range, sync::Arc};
 
@@ -34,12 +34,12 @@ const OP: &str = "put";
 /// S3's limits: parts of an upload, bytes of an object.
 const MAX_PARTS: u64 = 10_000;
 const MAX_OBJECT: u64 = 5 << 40;
-/// Part sizes are multiples of this; all but the last are equal, which R2 demands.
+/// Part sizes are multiples of this; all but the last are equal, which R2 requires.
 const GRAIN: u64 = 1 << 20;
-/// Tries for each request of an upload.
+/// Attempts for each request of an upload.
 const TRIES: u32 = 4;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), MAX_PAUSE);
-/// Longest pause, also where the store asks for more: then the whole operation fails and its caller decides.
+/// Maximum pause, even if the store asks for more: then the whole operation fails and its caller decides.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
 
 impl Wire {
@@ -69,26 +69,26 @@ impl Wire {
     }
 }
 
-/// An upload that is not complete; taken back when dropped.
+/// An incomplete upload; aborted when dropped.
 struct Upload {
     wire: Arc<Wire>,
     key: String,
-    /// `None` once there is nothing to take back.
+    /// `None` once there is nothing to abort.
     id: Option<String>,
 }
 
 impl Upload {
-    /// Begins one in a task of its own: dropped while the answer is on its way, nobody would know what to take back.
+    /// Begins one in a separate task: if it were dropped before the answer, nobody would know what to abort.
     async fn begin(wire: Arc<Wire>, key: &str) -> Result<Self> {
         let (begun, wanted) = oneshot::channel();
         let key = key.to_owned();
         task::spawn("begin upload", async move {
-            // Where nobody wants it any more it comes back, is dropped here, and so taken back.
+            // If nobody wants it any more, the result is dropped here, and so aborted.
             drop(begun.send(Self::create(wire, &key).await));
         })
         .detach();
         wanted.await.unwrap_or_else(|_| {
-            // Only a runtime that is being shut down drops tasks.
+            // Only a runtime that is shutting down drops tasks.
             Err(Error::new(
                 ErrorKind::Unavailable,
                 OP,
@@ -233,7 +233,7 @@ impl Upload {
                     continue;
                 }
                 ErrorKind::Conflict if condition != Condition::None => {
-                    // Same key, same bytes: if somebody else's are whole, ours are not needed.
+                    // Same key, same bytes: if another upload's are complete, ours are not needed.
                     if self.is_there(size).await? {
                         return Ok(Put::Existed);
                     }
@@ -244,10 +244,10 @@ impl Upload {
                 _ => {}
             }
             match self.is_there(size).await {
-                // It came through, only the answer did not.
+                // It succeeded, only the answer was lost.
                 Ok(true) => return Ok(Put::Stored),
                 Ok(false) => {}
-                // The way is down for the question too; the next try will tell.
+                // This request fails for the same reason; the next attempt will show.
                 Err(asked) if asked.is_temporary() => {}
                 Err(asked) => return Err(asked),
             }
@@ -274,7 +274,7 @@ impl Upload {
 impl Drop for Upload {
     fn drop(&mut self) {
         let Some(id) = self.id.take() else { return };
-        // Outside a runtime there is nobody to send it; the sweep will.
+        // Outside a runtime nothing can send it; the sweep will.
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
@@ -284,7 +284,7 @@ impl Drop for Upload {
 }
 
 impl Wire {
-    /// Takes the parts of an upload back; best effort, since what is left over is swept. `key` is the object's own.
+    /// Aborts an upload; best effort, since left-overs are swept. `key` is the object's own.
     pub(super) async fn abort(&self, key: &str, id: &str) -> bool {
         let sent = Box::pin(
             self.client
@@ -302,7 +302,7 @@ impl Wire {
     }
 }
 
-/// Waits before the next try, or gives the error back where there should be none.
+/// Waits before the next attempt, or returns the error if there should be none.
 async fn pause(mut e: Error, tries: u32) -> Result<()> {
     let asked = e.retry_after.unwrap_or_default();
     if !e.is_temporary() || tries >= TRIES || asked > MAX_PAUSE {
@@ -313,7 +313,7 @@ async fn pause(mut e: Error, tries: u32) -> Result<()> {
     Ok(())
 }
 
-/// Cuts `size` bytes into parts of `base` bytes, or of more where they would be too many.
+/// Splits `size` bytes into parts of `base` bytes, or larger ones if there would be too many.
 fn parts(size: u64, base: u64) -> Result<Vec<Range<u64>>> {
     if size > MAX_OBJECT {
         return Err(Error::new(

@@ -49,7 +49,7 @@ impl Objects for Bucket {
     }
 
     async fn remove(&self, op: &'static str, key: &str) -> Result<bool> {
-        // S3 answers a DELETE of nothing like one of something.
+        // S3 answers a DELETE in the same way whether the object exists or not.
         if self.wire.head(op, key).await?.is_none() {
             return Ok(false);
         }
@@ -112,7 +112,7 @@ impl Objects for Bucket {
         }
         let asked = Box::pin(wire.client.head_bucket().bucket(&wire.bucket).send());
         let answer = wire.answer("ask the time", Answer::Soon, asked).await;
-        // A refusal has a date too.
+        // A refusal contains the date too.
         if let Some(now) = wire.clock.now() {
             return Ok(now);
         }

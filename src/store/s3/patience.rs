@@ -1,4 +1,4 @@
-//! How long we wait for answers of a bucket: so many stall times, by what it has to do for one.
+//! Timeouts for a bucket's answers: a number of stall times, depending on the work of the request.
 
 use std::sync::Arc;
 
@@ -15,28 +15,28 @@ use crate::store::{
     net::{self, Sent, Upload},
 };
 
-/// How long a server may take to answer once it has the whole request, in stall times.
+/// Maximum time of a server for an answer once it has the whole request, in stall times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// Reads: it only has to look.
     Soon = 1,
-    /// Writes and listings: it has work to do, and our last bytes may still wait in buffers on the way.
+    /// Writes and listings: it has work to do, and our last bytes may still be in buffers in between.
     Later = 3,
-    /// Completing an upload: S3 says that this can take minutes.
+    /// Completing an upload: S3 documents that this can take minutes.
     AfterWork = 12,
 }
 
-/// The body of a request of `bytes`, of exactly `len` bytes, and how far it is sent.
+/// The body of a request of `bytes`, of exactly `len` bytes, and its progress.
 pub(super) fn counted(bytes: ByteStream, len: u64) -> (SdkStream, Arc<Sent>) {
     let (upload, sent) = Upload::new(bytes, len);
     (SdkStream::new(SdkBody::from_body_1_x(upload)), sent)
 }
 
 impl Wire {
-    /// Waits for the answer to a request whose body is small or none.
+    /// Waits for the answer to a request with a small body or none.
     ///
     /// # Errors
-    /// `Timeout` if there is none in time, and whatever the answer says.
+    /// `Timeout` if there is none in time, and any error in the answer.
     pub(super) async fn answer<T, E>(
         &self,
         op: &'static str,
@@ -50,7 +50,7 @@ impl Wire {
         answered.map_err(|e| from_sdk(op, e))
     }
 
-    /// As [`Self::answer`], but leaves what the answer says to the caller.
+    /// As [`Self::answer`], but leaves errors in the answer to the caller.
     pub(super) async fn within<T>(
         &self,
         op: &'static str,
@@ -60,7 +60,7 @@ impl Wire {
         net::within(op, self.patience.stall * answer as u32, sent).await
     }
 
-    /// The same for a request with a body, as long as bytes of it are taken.
+    /// The same for a request with a body, as long as its bytes are accepted.
     pub(super) async fn sending<T>(
         &self,
         op: &'static str,

@@ -1,4 +1,4 @@
-//! Writing objects in one request: blobs that are not big, and the small documents of the tree.
+//! Writing objects in one request: blobs that are not large, and the small documents of the tree.
 
 use std::sync::Arc;
 
@@ -47,8 +47,8 @@ fn if_match(condition: &Condition) -> Option<String> {
 }
 
 impl Wire {
-    /// Says whether no sweep can take an object that was merely found: one takes only what has not been written for the grace
-    /// time, of which this is the half (design §5, prune).
+    /// Returns true if no sweep can remove an object that was merely found: a sweep removes only what has not been written for
+    /// the grace time, of which this is half (design §5, prune).
     fn is_young(&self, head: &Head) -> bool {
         let (now, modified) = (self.clock.now(), head.modified);
         modified
@@ -60,7 +60,7 @@ impl Wire {
     pub(super) async fn put_blob(self: &Arc<Self>, desc: &Descriptor, body: &Body) -> Result<Put> {
         check_body(OP, desc, body).await?;
         let key = keys::blob(&desc.digest);
-        // Of another size it is damaged, and is written over; an old one is written again, or a sweep may take it.
+        // With another size it is damaged, and is overwritten; an old one is written again, or a sweep may remove it.
         let condition = match self.head(OP, &key).await? {
             Some(head) if head.size == desc.size && self.is_young(&head) => {
                 return Ok(Put::Existed);
@@ -97,7 +97,7 @@ impl Wire {
         }
     }
 
-    /// Stores a blob in one request, whatever is there.
+    /// Stores a blob in one request, even if it exists.
     pub(super) async fn put_whole(
         &self,
         key: &str,
@@ -121,7 +121,7 @@ impl Wire {
         };
         match self.put_request(OP, condition.clone(), send).await {
             Ok(()) => Ok(Put::Stored),
-            // Somebody was quicker with the same bytes, or left damaged ones after we looked.
+            // Somebody else was faster with the same bytes, or wrote damaged ones after our check.
             Err(e) if e.kind == ErrorKind::Conflict && condition != Condition::None => {
                 if self
                     .head(OP, key)
@@ -140,7 +140,7 @@ impl Wire {
     /// Writes a small document.
     ///
     /// # Errors
-    /// `Conflict` if the store says that `condition` does not hold; a store that knows no conditions writes anyway.
+    /// `Conflict` if the store reports that `condition` does not hold; a store that does not support conditions writes anyway.
     pub(super) async fn write(
         &self,
         op: &'static str,
@@ -194,7 +194,7 @@ impl Wire {
                 Err(e) => {
                     let absent = missing(&e) == Some(Missing::Said);
                     let mut e = from_sdk(op, e);
-                    // `If-Match` on what is not there.
+                    // `If-Match` on a missing object.
                     if absent && matches!(condition, Condition::Is(_)) {
                         e.kind = ErrorKind::Conflict;
                     }

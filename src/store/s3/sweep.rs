@@ -1,4 +1,4 @@
-//! What a sweep needs of a bucket: all blobs, their records, removal; and what broken uploads left behind.
+//! Sweeping a bucket: all blobs, their records, removal; and left-overs of interrupted uploads.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -28,9 +28,9 @@ use crate::{
     },
 };
 
-/// Small requests on their way at once.
+/// Concurrent small requests.
 const CONCURRENCY: usize = 16;
-/// What a header with a path in it (`x-amz-copy-source`) has to escape.
+/// Characters to escape in a header that contains a path (`x-amz-copy-source`).
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'/')
     .remove(b'-')
@@ -48,7 +48,7 @@ const FAR_FUTURE: Time = Time {
 
 #[async_trait]
 impl SweptBlobs for Bucket {
-    /// Without looking first, since the same bytes may be written any number of times.
+    /// Without checking first, since the same bytes may be written any number of times.
     async fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
         let key = keys::blob(&manifest.digest);
         let (desc, body) = (manifest.descriptor(), Body::from(manifest.bytes.clone()));
@@ -69,7 +69,7 @@ impl SweptBlobs for Bucket {
             Key::Blob(digest) => Some(StoredBlob {
                 digest,
                 size: object.size,
-                // Of unknown age: too young to be swept.
+                // Unknown age: too young to be swept.
                 modified: object.modified.unwrap_or(FAR_FUTURE),
             }),
             _ => None,
@@ -93,7 +93,7 @@ impl SweptBlobs for Bucket {
             .collect())
     }
 
-    /// Lists all records: a request for each that may be there would cost more.
+    /// Lists all records: a request for each possible one would cost more.
     async fn records_of(&self, digests: &[Digest]) -> Result<Vec<(Digest, String)>> {
         const OP: &str = "remove";
         let wanted: HashSet<&Digest> = digests.iter().collect();
@@ -132,8 +132,8 @@ impl SweptBlobs for Bucket {
 }
 
 impl Wire {
-    /// Copies an object onto itself, which is all that gives it a new time (as BuildKit does, reference/buildkit-cache.md §4.1);
-    /// S3 copies up to 5 GiB so.
+    /// Copies an object onto itself, the only way to give it a new time (as BuildKit does, reference/buildkit-cache.md §4.1);
+    /// S3 copies up to 5 GiB in this way.
     async fn renew(&self, key: &str) -> Result<bool> {
         const OP: &str = "renew";
         let (sse, sse_key) = sse(&self.config);
@@ -144,7 +144,7 @@ impl Wire {
                 .bucket(&self.bucket)
                 .key(self.key(key))
                 .copy_source(utf8_percent_encode(&source, IN_PATHS).to_string())
-                // A copy that changes nothing is refused.
+                // A copy without changes is refused.
                 .metadata_directive(MetadataDirective::Replace)
                 .set_server_side_encryption(sse)
                 .set_ssekms_key_id(sse_key)
@@ -163,7 +163,7 @@ impl Wire {
         }
     }
 
-    /// Removes an object; what is not there is removed already.
+    /// Removes an object; its absence is no error.
     pub(super) async fn delete(&self, op: &'static str, key: &str) -> Result<()> {
         let sent = Box::pin(
             self.client
@@ -181,14 +181,14 @@ impl Wire {
         }
     }
 
-    /// Removes objects, at most 1,000, in one request where the store can.
+    /// Removes objects, at most 1,000, in one request if the store supports it.
     pub(super) async fn delete_all(&self, op: &'static str, keys: &[String]) -> Result<()> {
         if keys.is_empty() {
             return Ok(());
         }
         if self.batch_deletes.load(Ordering::Relaxed) {
             match self.delete_batch(op, keys).await {
-                // GCS knows no `DeleteObjects`, others want a header that only they want.
+                // GCS does not support `DeleteObjects`, others require a special header.
                 Err(e) if matches!(e.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
                     tracing::debug!(store = self.url, error = %e, "Store deletes no batches");
                     self.batch_deletes.store(false, Ordering::Relaxed);
@@ -244,9 +244,9 @@ impl Wire {
         }
     }
 
-    /// Takes back the parts of uploads that were begun before `limit` and never completed.
+    /// Aborts uploads that were begun before `limit` and never completed.
     ///
-    /// A store that cannot list them is left alone: its own life-cycle rules do it.
+    /// A store that cannot list them is left alone: its own life-cycle rules remove them.
     async fn abort_older(&self, limit: Time) -> Result<u64> {
         const OP: &str = "list unfinished uploads";
         let (mut key_marker, mut id_marker) = (None, None);

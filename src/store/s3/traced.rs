@@ -1,4 +1,4 @@
-//! Shows each request's trace to the store, so that what it or a proxy before it records can be found.
+//! Sends each request's trace to the store, so that its log, or a proxy's, can be correlated.
 
 use aws_sdk_s3::config::{
     ConfigBag, Intercept, RuntimeComponents, interceptors::BeforeTransmitInterceptorContextMut,
@@ -7,8 +7,8 @@ use aws_sdk_s3::error::BoxError;
 
 use crate::trace;
 
-/// Adds `traceparent` after the request was signed: a header that the signature does not name may be added or lost on the
-/// way (SigV4, "signed headers").
+/// Adds `traceparent` after the request was signed: headers that are not part of the signature may be added or lost in transit
+/// (SigV4, "signed headers").
 #[derive(Debug)]
 pub(super) struct Traced;
 

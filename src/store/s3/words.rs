@@ -1,11 +1,11 @@
-//! What errors and servers say, in words for a message.
+//! Texts of errors and servers, for messages.
 
 use std::error::Error as StdError;
 
-/// Longest part of a server's own words in a message.
+/// Maximum length of a server's own text in a message.
 const MAX_WORDS: usize = 300;
 
-/// A server's words, fit for one line.
+/// A server's text, reduced to one line.
 pub(super) fn plain(words: &str) -> String {
     words
         .chars()
@@ -14,7 +14,7 @@ pub(super) fn plain(words: &str) -> String {
         .collect()
 }
 
-/// The messages of an error and of what is below it, each said once.
+/// The messages of an error and its causes, without repetitions.
 pub(super) fn chain(e: &(dyn StdError + 'static)) -> String {
     let mut said = String::new();
     let mut next = Some(e);
@@ -31,12 +31,12 @@ pub(super) fn chain(e: &(dyn StdError + 'static)) -> String {
     said
 }
 
-/// The first error of a kind in a chain of them.
+/// The first error of a type in a chain of causes.
 pub(super) fn find<'a, E: StdError + 'static>(e: &'a (dyn StdError + 'static)) -> Option<&'a E> {
     std::iter::successors(Some(e), |e| below(*e)).find_map(|e| e.downcast_ref())
 }
 
-/// The next error; what an I/O error wraps counts, though its `source` skips it.
+/// The next error; includes the error inside an I/O error, which its `source` skips.
 fn below<'a>(e: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match e.downcast_ref::<std::io::Error>() {
         Some(io) => io.get_ref().map(|inner| inner as _),

@@ -30,7 +30,7 @@ impl Node {
         self.dir.path().join("vetted")
     }
 
-    /// A process's first look at the store.
+    /// As at the start of a process.
     async fn open(&self) -> (Disk, Scrubber) {
         let root = self.dir.path().join("store");
         let settings = Settings::default();
@@ -51,13 +51,13 @@ fn blob() -> (Descriptor, Body) {
     )
 }
 
-/// Overwrites a file in place, as nobody of ours does.
+/// Overwrites a file in place, as no cachectl process does.
 fn overwrite(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
-/// Changes a byte and puts the file's time back.
+/// Changes a byte and restores the file's time.
 fn damage_quietly(path: &Path) {
     let written = fs::metadata(path).unwrap().modified().unwrap();
     overwrite(path, &flipped());
@@ -213,7 +213,7 @@ async fn a_scrub_finds_what_changed_without_a_trace() {
     let (desc, body) = blob();
     let (disk, scrubber) = node.open().await;
     disk.put(&desc, &body).await.unwrap();
-    // A disk changes bytes alone, which a test cannot: the new link stands for what else would give it away.
+    // A disk can change bytes without a trace, which a test cannot: the new link stands for what else would reveal it.
     damage_quietly(&node.path(&desc));
     fs::hard_link(node.path(&desc), node.dir.path().join("link")).unwrap();
     assert!(disk.stat(&desc.digest).await.unwrap().is_some());
@@ -256,7 +256,7 @@ async fn a_scrub_looks_at_what_is_not_known_yet() {
     assert_eq!(scrubber.scrub(hour).await.unwrap(), 0);
     read(&disk, &desc).await.unwrap();
     assert_eq!(scrubber.findings().bytes, BYTES.len() as u64);
-    // Written to by somebody else, with the right bytes.
+    // Written to by another process, with the right bytes.
     let file = fs::File::options().append(true).open(node.path(&desc));
     file.or_else(|_| fs::File::open(node.path(&desc)))
         .unwrap()

@@ -1,7 +1,8 @@
-//! One suite for every store: what [`BlobStore`](crate::store::BlobStore) and [`TagStore`](crate::store::TagStore) promise, tried.
+//! One suite for every store: tests what [`BlobStore`](crate::store::BlobStore) and [`TagStore`](crate::store::TagStore)
+//! promise.
 //!
-//! Every case uses bytes and tags that no other run has used, so cases may share a store that is not empty. A broken promise
-//! is a panic that names the case's line.
+//! Every case uses bytes and tags that no other run has used, so cases may share a non-empty store. A broken promise is a panic
+//! that shows the case's line.
 
 use std::{any::Any, ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,23 +23,23 @@ use crate::{
 mod merged;
 pub mod repositories;
 
-/// A store to try, with what it says of itself.
+/// A store to test, with its properties.
 pub struct Subject {
     /// The store.
     pub store: Arc<dyn RepoStore>,
-    /// What it promises to writers of one name.
+    /// What it promises to concurrent writers of one name.
     pub meet: Meet,
     /// Its ability to remove tags.
     pub untag: Option<Arc<dyn Untag>>,
     /// Its ability to sweep.
     pub sweep: Option<Arc<dyn Sweep>>,
-    /// Where the store wants spools to be, if it cares.
+    /// The store's preferred folder for spools, if any.
     pub spool_dir: Option<PathBuf>,
-    /// Whatever must live as long as the store: a temporary folder, a server.
+    /// A value that must live as long as the store: a temporary folder, a server.
     pub keep: Box<dyn Any + Send + Sync>,
 }
 
-/// Runs every case, each on what `fresh` gives: a new store each time, or the same.
+/// Runs every case, each on a result of `fresh`: a new store each time, or the same.
 ///
 /// # Panics
 /// When the store breaks a promise.
@@ -93,7 +94,7 @@ fn unique_tag(stem: &str) -> Tag {
 
 fn unique_manifest() -> Manifest {
     let id = fastrand::u64(..);
-    // Odd spacing: who decodes and encodes it again is found out.
+    // Odd spacing: decoding and re-encoding it would show.
     Manifest::sniff(format!(
         "{{ \"schemaVersion\":2,\n\t\"mediaType\" : \"application/vnd.oci.image.index.v1+json\", \"manifests\":[], \"annotations\":{{\"id\":\"{id:016x}\"}} }}\n"
     ))
@@ -131,7 +132,7 @@ async fn publish(s: &Subject, manifest: &Manifest, tag: &Tag, expect: &Expect) -
     done.expect("publish")
 }
 
-/// The digest and version that a tag has now.
+/// The current digest and version of a tag.
 async fn head(s: &Subject, tag: &Tag) -> Option<(Digest, Option<Version>)> {
     let found = s.store.resolve(&Reference::Tag(tag.clone())).await;
     found
@@ -213,7 +214,7 @@ async fn wrong_size_is_refused_and_invisible(s: &Subject) {
     }
 }
 
-/// Or whoever knows a digest alone would be told that they have brought the bytes.
+/// Otherwise a caller who knows only a digest would be told that it brought the bytes.
 async fn other_bytes_of_the_same_size_are_refused_over_what_is_there(s: &Subject) {
     let there = unique_bytes(5000);
     let sha256 = put(s, &there).await;
@@ -497,7 +498,7 @@ async fn one_of_many_swaps_wins(s: &Subject) {
     assert_eq!(publish(s, &first, &tag, &expect).await, Published::Done);
 }
 
-/// Writers that each add their number to what they read: all numbers must be there in the end.
+/// Writers that each add their number to what they read: in the end all numbers must be present.
 async fn no_update_is_lost(s: &Subject) {
     let tag = unique_tag("count");
     let writers = (0..6_u32).map(|me| {
@@ -563,7 +564,7 @@ async fn untag_takes_the_name_only(s: &Subject, untag: &dyn Untag) {
     assert_eq!(head(s, &goes).await, None);
     assert_eq!(head(s, &stays).await.map(|h| h.0), Some(manifest.digest));
     let listed = s.store.tags(goes.as_str()).await.expect("tags");
-    // A registry that cannot remove a tag lists it on; what counts there is that it stands for nothing (design §5).
+    // A registry that cannot remove a tag still lists it; what matters there is that it resolves to nothing (design §5).
     assert!(
         listed.is_empty() || s.meet == Meet::SideTags,
         "a removed tag is listed"
@@ -662,7 +663,7 @@ async fn replaced_bytes_take_nothing_that_is_said_of_them(s: &Subject, sweep: &d
     let e = sweep.replace(&desc, &other).await.expect_err("other bytes");
     assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
     assert_eq!(read(s, &desc, 0..desc.size).await, manifest.bytes);
-    // What is not there is written.
+    // Missing content is written.
     let bytes = unique_bytes(70);
     let (desc, body) = blob_of(&bytes);
     sweep.replace(&desc, &body).await.expect("replace");

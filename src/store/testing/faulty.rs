@@ -1,4 +1,4 @@
-//! Faults on purpose, by a seed: the same seed and the same calls give the same faults.
+//! Deliberate faults, determined by a seed: the same seed and the same calls give the same faults.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{ops::Range, sync::Arc, time::Duration};
@@ -19,25 +19,25 @@ use crate::{
     },
 };
 
-/// How often what goes wrong; probabilities from 0 to 1.
+/// Probabilities of faults, from 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Faults {
     /// An operation fails before it does anything.
     pub error: f64,
-    /// An operation, or a piece of a stream, is late.
+    /// An operation, or a piece of a stream, is delayed.
     pub delay: f64,
-    /// How late at most.
+    /// Maximum delay.
     pub longest_delay: Duration,
-    /// A stream breaks off, with an error or without.
+    /// A stream breaks off, with or without an error.
     pub truncate: f64,
-    /// A byte of a stream or manifest is another one.
+    /// A byte of a stream or manifest is changed.
     pub corrupt: f64,
     /// A write is done but seems to have failed.
     pub lose_ack: f64,
 }
 
 impl Faults {
-    /// Nothing goes wrong.
+    /// No faults.
     pub const NONE: Self = Self {
         error: 0.0,
         delay: 0.0,
@@ -47,7 +47,7 @@ impl Faults {
         lose_ack: 0.0,
     };
 
-    /// Everything goes wrong now and then.
+    /// Every fault occasionally.
     pub const BAD_DAY: Self = Self {
         error: 0.2,
         delay: 0.1,
@@ -66,7 +66,7 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// Puts faults between the caller and `inner`.
+    /// Injects faults between the caller and `inner`.
     pub fn new(inner: Arc<dyn RepoStore>, faults: Faults, seed: u64) -> Self {
         Self {
             inner,
@@ -75,7 +75,7 @@ impl Faulty {
         }
     }
 
-    /// What happens before an operation.
+    /// Faults before an operation.
     async fn before(&self, op: &'static str) -> Result<()> {
         let (delay, error) = {
             let mut dice = lock(&self.dice);
@@ -88,7 +88,7 @@ impl Faulty {
         error.map_or(Ok(()), Err)
     }
 
-    /// What happens after a write.
+    /// Faults after a write.
     fn after<T>(&self, op: &'static str, done: Result<T>) -> Result<T> {
         match broken(&mut lock(&self.dice), self.faults.lose_ack, op) {
             Some(e) if done.is_ok() => Err(e),

@@ -1,4 +1,4 @@
-//! A store in memory, and the plainest form of what every store must do.
+//! A store in memory, the simplest implementation of what every store must do.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What messages call it.
+/// Its name in messages.
 const NAME: &str = "memory:";
 
 /// Blobs and tags in maps; compares and swaps.
@@ -36,13 +36,13 @@ struct State {
     marks: BTreeMap<String, Bytes>,
     /// Seconds by which the store's clock is ahead of the node's.
     ahead_secs: i64,
-    /// The store's clock stands still.
+    /// The store's clock is stopped.
     stopped: Option<Time>,
-    /// The store does not say when a tag was written.
+    /// The store does not report when a tag was written.
     tells_no_times: bool,
-    /// Tags that are gone are listed all the same.
+    /// Removed tags are still listed.
     deletes_no_tags: bool,
-    /// Those.
+    /// The removed tags.
     emptied: BTreeSet<Tag>,
 }
 
@@ -52,22 +52,22 @@ impl Memory {
         Self::default()
     }
 
-    /// Sets the store's clock so many seconds ahead of the node's; for tests of wrong clocks and of age.
+    /// Sets the store's clock ahead of the node's by this many seconds; for tests of wrong clocks and of age.
     pub fn set_clock_ahead(&self, secs: i64) {
         self.state.lock().ahead_secs = secs;
     }
 
-    /// Stops the store's clock; for tests of what happens at one moment.
+    /// Stops the store's clock; for tests of simultaneous events.
     pub fn stop_clock(&self, at: Time) {
         self.state.lock().stopped = Some(at);
     }
 
-    /// From now on nobody is told when a tag was written, as by a registry; for tests.
+    /// From now on the store does not report when a tag was written, like a registry; for tests.
     pub fn tell_no_times(&self) {
         self.state.lock().tells_no_times = true;
     }
 
-    /// From now on a tag that is removed stays listed, as in a registry that deletes none; for tests.
+    /// From now on a removed tag is still listed, as in a registry that cannot delete tags; for tests.
     pub fn delete_no_tags(&self) {
         self.state.lock().deletes_no_tags = true;
     }
@@ -79,7 +79,7 @@ impl Memory {
         state.blobs.insert(*digest, (bytes.into(), now));
     }
 
-    /// Removes a blob whatever needs it: loss, for tests. Says whether it was there.
+    /// Removes a blob even if it is needed: loss, for tests. Returns whether it existed.
     pub fn lose(&self, digest: &Digest) -> bool {
         self.state.lock().blobs.remove(digest).is_some()
     }
@@ -94,7 +94,7 @@ impl Memory {
         }
     }
 
-    /// Digests of all packs (they end in their magic), the last written last; for tests.
+    /// Digests of all packs (they end in their magic), the most recent one last; for tests.
     pub fn packs(&self) -> Vec<Digest> {
         let state = self.state.lock();
         let mut found: Vec<_> = state.blobs.iter().collect();
@@ -206,7 +206,7 @@ impl TagStore for Memory {
         let Some(tag) = tag else {
             return Ok(Published::Done);
         };
-        // A name whose manifest is damaged or gone is absent to writers: the next export heals it.
+        // A name whose manifest is damaged or missing is absent to writers: the next export repairs it.
         let current = state.tags.get(tag).and_then(|(d, _)| state.manifest(d));
         let current = current
             .filter(|m| m.digest.matches(&m.bytes))

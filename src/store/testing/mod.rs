@@ -1,4 +1,4 @@
-//! Support for tests, of this crate and of `tests/`: no command and no daemon uses it.
+//! Support for tests, of this crate and of `tests/`: not used by any command or daemon.
 //!
 //! - Holds: the suite that every store must pass, a store in memory, a wrapper that fails on purpose.
 //! - Enters: a store as `Arc<dyn RepoStore>`.

@@ -1,4 +1,4 @@
-//! Blobs of a tree: hashed on ingest, visible when they are whole and durable.
+//! Blobs of a tree: hashed on arrival, visible when complete and durable.
 
 use std::{
     fs::File,
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// How much is read, hashed and written at once: a `write` of more costs more system time, not less.
+/// How much is read, hashed and written at once: larger writes cost more system time, not less.
 const PIECE_BYTES: u64 = 1 << 20;
 
 fn io_of(op: &'static str) -> impl Fn(fs::Error) -> Error {
@@ -39,7 +39,7 @@ fn stopped() -> Error {
 }
 
 impl Tree {
-    /// What lies under a blob's name, whatever its bytes are.
+    /// `stat` of a blob's file, whatever its bytes are.
     pub(in crate::store) fn stat_blob(
         &self,
         op: &'static str,
@@ -58,7 +58,7 @@ impl Tree {
         Ok(self.stat_vetted("stat", digest)?.map(|s| s.size))
     }
 
-    /// A blob that may be used, as far as that is known without a disk.
+    /// A blob that may be used, as far as that is known without waiting for a disk.
     fn blob_at_hand(&self, digest: &Digest) -> Cached<(File, fs::Stat)> {
         let found = fs::open_cached(self.root(), &keys::blob(digest));
         found.and_then(|(file, stat)| {
@@ -76,7 +76,7 @@ impl Tree {
         found.and_then(|(_, stat)| Cached::There(stat.size))
     }
 
-    /// [`Self::blob_range`] without waiting for a disk; unknown as well where that is an error.
+    /// [`Self::blob_range`] without waiting for a disk; errors count as unknown, too.
     pub(in crate::store) fn blob_range_at_hand(
         &self,
         desc: &Descriptor,
@@ -95,7 +95,7 @@ impl Tree {
         })
     }
 
-    /// What lies under a blob's name, if that may be used.
+    /// `stat` of a blob's file, if it may be used.
     fn stat_vetted(&self, op: &'static str, digest: &Digest) -> Result<Option<fs::Stat>> {
         let stat = self.stat_blob(op, digest)?;
         self.vet_stat(op, digest, stat)
@@ -115,7 +115,7 @@ impl Tree {
         }
     }
 
-    /// Opens what lies under a blob's name.
+    /// Opens a blob's file.
     pub(super) fn open_blob(
         &self,
         op: &'static str,
@@ -141,7 +141,7 @@ impl Tree {
         }
     }
 
-    /// Reads a range of a blob, which must have the size that `desc` says.
+    /// Reads a range of a blob, which must have the size in `desc`.
     pub(in crate::store) fn blob_range(
         &self,
         desc: &Descriptor,
@@ -158,7 +158,7 @@ impl Tree {
         }
     }
 
-    /// Reads a manifest and checks its bytes; `None` where there are none.
+    /// Reads a manifest and checks its bytes; `None` if it does not exist.
     pub(in crate::store) fn read_manifest(
         &self,
         op: &'static str,
@@ -180,7 +180,7 @@ impl Tree {
         }
     }
 
-    /// Stores a manifest's bytes, over damaged ones too.
+    /// Stores a manifest's bytes, replacing damaged ones.
     pub(in crate::store) fn put_manifest(&self, manifest: &Manifest) -> Result<()> {
         let desc = manifest.descriptor();
         let there = self.read_manifest("publish", &desc.digest, String::new());
@@ -191,7 +191,7 @@ impl Tree {
         self.put_blob(&desc, &body, &never).map(drop)
     }
 
-    /// Lets a blob count as written now; `false` if there is none.
+    /// Makes a blob count as written now; `false` if it does not exist.
     pub(in crate::store) fn renew_blob(&self, digest: &Digest) -> Result<bool> {
         let Some((file, before)) = self.open_blob("renew", digest)? else {
             return Ok(false);
@@ -210,20 +210,20 @@ impl Tree {
         }
     }
 
-    /// Says whether a blob is there with that size and no sweep beside us can take it: one takes what was not written for the
-    /// grace time, of which [`FOUND_SECS`] is the half.
+    /// Returns true if a blob exists with that size and no concurrent sweep can remove it: a sweep removes what was not written
+    /// for the grace time, of which [`FOUND_SECS`] is half.
     fn is_found(&self, desc: &Descriptor, dir: &fs::Dir, name: &str) -> Result<bool> {
         let stat = self.vet_stat("stat", &desc.digest, stat_file("stat", dir, name)?)?;
-        // Of another size it is damaged, whoever did it; the right bytes take its place.
+        // With another size it is damaged, whatever caused that; the right bytes replace it.
         let Some(stat) = stat.filter(|s| s.size == desc.size) else {
             return Ok(false);
         };
         let is_young = Time::now().secs - stat.mtime.secs < FOUND_SECS;
-        // Somebody else's file: where it cannot be renewed it is written again.
+        // Another user's file: if it cannot be renewed it is written again.
         Ok(is_young || self.renew_blob(&desc.digest).unwrap_or(false))
     }
 
-    /// Stores `body` under `desc.digest`; given up without a trace when `stop` is set.
+    /// Stores `body` under `desc.digest`; aborted without a trace when `stop` is set.
     pub(in crate::store) fn put_blob(
         &self,
         desc: &Descriptor,
@@ -241,7 +241,7 @@ impl Tree {
         Ok(Put::Stored)
     }
 
-    /// As [`Self::put_blob`], over whatever is there.
+    /// As [`Self::put_blob`], replacing an existing blob.
     pub(in crate::store) fn replace_blob(
         &self,
         desc: &Descriptor,
@@ -279,7 +279,7 @@ impl Tree {
         self.came(&desc.digest, dir, name)
     }
 
-    /// What was hashed on its way in need not be hashed before it goes out.
+    /// A blob that was hashed on arrival need not be hashed before it is read.
     fn came(&self, digest: &Digest, dir: &fs::Dir, name: &str) -> Result<()> {
         if let Some(vetted) = self.vetted()
             && let Some(stat) = stat_file("put", dir, name)?
@@ -289,7 +289,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Gives the spool's file the blob's name; `false` where the file system cannot (another one, no links).
+    /// Links the spool's file to the blob's name; `false` if the file system cannot (another one, no links).
     fn link_spool(&self, spool: &Spool, dir: &fs::Dir, name: &str, mode: u32) -> Result<bool> {
         let path = spool.path();
         let (Some(folder), Some(from)) = (path.parent(), path.file_name()) else {
@@ -300,7 +300,7 @@ impl Tree {
         let file = from_dir.open_file(from).map_err(io_of("put"))?;
         let prepare = || -> io::Result<()> {
             fs::set_file_mode(&file, mode)?;
-            // A sweep goes by when the blob came, not by when the spool was filled.
+            // A sweep uses the time when the blob arrived, not when the spool was filled.
             fs::set_file_mtime(&file, Time::now())?;
             file.sync_all()
         };
@@ -312,14 +312,14 @@ impl Tree {
                     return Ok(false);
                 }
             }
-            // Whatever else stands in the way of a link (another device, too many links, no such call), a copy may do.
+            // If a link is impossible for any other reason (another device, too many links, no such call), a copy may work.
             Err(_) => return Ok(false),
         }
         dir.sync().map_err(io_of("put"))?;
         Ok(true)
     }
 
-    /// A second link can only take a name that is used by way of a third.
+    /// A second link can replace a used name only by way of a third one.
     fn replace_by_link(
         &self,
         from_dir: &fs::Dir,
@@ -331,12 +331,12 @@ impl Tree {
         let temp = format!("{}{:016x}", super::TEMP_PREFIX, fastrand::u64(..));
         from_dir.hard_link(from, &temp_dir, temp.as_bytes())?;
         let renamed = temp_dir.rename(temp.as_bytes(), dir, name.as_bytes());
-        // A rename onto a link of the same file does nothing at all, so the name may still be there.
+        // Renaming onto a link to the same file does nothing at all, so the name may still exist.
         temp_dir.remove_file(temp.as_bytes())?;
         renamed
     }
 
-    /// Every blob, sorted by digest; what is not named by a digest is not ours.
+    /// Every blob, sorted by digest; files not named by a digest are not ours.
     pub(in crate::store) fn list_blobs(&self) -> Result<Vec<StoredBlob>> {
         let mut blobs = Vec::new();
         for algorithm in self.list("list", keys::BLOBS)? {
@@ -358,7 +358,7 @@ impl Tree {
         Ok(blobs)
     }
 
-    /// Removes a blob that was not written since; its size, or `None` if it stays or was not there.
+    /// Removes a blob that was not written since; returns its size, or `None` if it is kept or did not exist.
     pub(in crate::store) fn remove_blob(
         &self,
         digest: &Digest,
@@ -377,13 +377,13 @@ impl Tree {
     }
 }
 
-/// `stat` of a name that is a regular file.
+/// `stat` of a name, if it is a regular file.
 fn stat_file(op: &'static str, dir: &fs::Dir, name: &str) -> Result<Option<fs::Stat>> {
     let stat = dir.stat(name.as_bytes()).map_err(io_of(op))?;
     Ok(stat.filter(fs::Stat::is_file))
 }
 
-/// Blobs are read-only, for whoever may list them: a spool's file starts out private, a copy follows the umask.
+/// Blobs are read-only, for everybody who may list them: a spool's file is private at first, a copy follows the umask.
 fn mode_for_blobs(dir: &fs::Dir) -> Result<u32> {
     Ok(dir.stat_self().map_err(io_of("put"))?.mode() & 0o444)
 }

@@ -1,4 +1,4 @@
-//! A tree that a store has gone into: its gate is held, blocking work runs on a thread, errors get the store's name.
+//! A tree opened by a store: its gate is held, blocking work runs on a thread, errors get the store's name.
 
 use std::{
     fmt::Display,
@@ -21,14 +21,15 @@ use crate::{
     task,
 };
 
-/// How a store in a folder is opened.
+/// Settings for opening a store in a folder.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Nothing is made or changed, not even a lock's file.
+    /// Nothing is created or changed, not even a lock file.
     pub read_only: bool,
-    /// A folder that is made is for this user alone; without it, it is as the umask says. What is made in it follows its bits.
+    /// A new folder is accessible to this user only; otherwise as the umask says. Everything created in it follows its
+    /// permission bits.
     pub private: bool,
-    /// Longest wait for somebody else's lock: a sweep's, a tag's.
+    /// Maximum wait for other processes' locks: a sweep's, a tag's.
     pub lock_wait: Duration,
 }
 
@@ -66,7 +67,7 @@ struct Inner {
 }
 
 impl Entered {
-    /// Makes the tree with `folders`, where it may, and goes in by the lock at `gate_key`.
+    /// Creates the tree with `folders`, if permitted, and enters it by the lock at `gate_key`.
     pub(in crate::store) async fn open(
         tree: &Tree,
         name: String,
@@ -117,8 +118,8 @@ impl Entered {
         writable.then(|| self.0.tree.temp_dir())
     }
 
-    /// The clock of the file system, which sets the times of tags: a node's own may be another, or made up. The node's where
-    /// nothing can be written.
+    /// The clock of the file system, which determines the times of tags: it may differ from a node's own clock, which may be
+    /// wrong. The node's clock if nothing can be written.
     pub(in crate::store) async fn clock(&self) -> Result<Time> {
         if self.0.read_only.is_some() {
             return Ok(Time::now());
@@ -131,7 +132,7 @@ impl Entered {
             });
             Ok(stat.map(|s| s.ctime))
         });
-        // File systems without nameless files, and full ones.
+        // File systems without unnamed files, and full ones.
         Ok(told.await?.unwrap_or_else(|error| {
             tracing::debug!(%error, "The file system does not tell its time; this node's clock serves");
             Time::now()
@@ -152,7 +153,7 @@ impl Entered {
         done.map_err(|e| e.at(&self.0.name, key))
     }
 
-    /// Looks for something that may be `at_hand`: only where that is unknown, a thread is taken for blocking `work`.
+    /// Looks up something that may be `at_hand`: only if that is unknown, a thread is used for blocking `work`.
     pub(in crate::store) async fn look<T: Send + 'static>(
         &self,
         op: &'static str,
@@ -171,7 +172,7 @@ impl Entered {
         done.map_err(|e| e.at(&self.0.name, key))
     }
 
-    /// Refuses what a read-only store cannot do.
+    /// Refuses changes in a read-only store.
     pub(in crate::store) fn writable(
         &self,
         op: &'static str,
@@ -183,10 +184,10 @@ impl Entered {
         }
     }
 
-    /// Takes the lock whose file is at `lock_key`.
+    /// Takes the lock with the file at `lock_key`.
     ///
     /// # Errors
-    /// `Timeout` if somebody else keeps it.
+    /// `Timeout` if another holder keeps it.
     pub(in crate::store) async fn lock(
         &self,
         op: &'static str,
@@ -212,14 +213,14 @@ impl Entered {
         .map_err(|e| e.at(&self.0.name, key))
     }
 
-    /// Keeps everybody else out while the guard lives.
+    /// Excludes everybody else while the guard lives.
     pub(in crate::store) async fn alone(&self) -> Result<Alone> {
         let alone = self.0.gate.alone().await;
         alone.map_err(|e| e.at(&self.0.name, ""))
     }
 }
 
-/// Makes the tree; `Some` says why it can only be read.
+/// Creates the tree; `Some` says why it is read-only.
 async fn find_out(tree: &Tree, folders: &[&str], settings: &Settings) -> Result<Option<String>> {
     let read_only = settings.read_only;
     let tree = tree.clone();
@@ -249,7 +250,7 @@ async fn find_out(tree: &Tree, folders: &[&str], settings: &Settings) -> Result<
 }
 
 fn make(tree: &Tree, folders: &[String]) -> Result<Option<String>> {
-    // A file made and removed tells a folder that only looks writable (read-only mount, other owner).
+    // Creating and removing a file detects a folder that only looks writable (read-only mount, other owner).
     let made = tree
         .make(folders)
         .map_err(|e| Error::io("open", e))

@@ -1,7 +1,7 @@
-//! The folders of a tree: opened below its root without following a link, made with the root's own permission bits.
+//! The folders of a tree: opened below its root without following links, created with the root's own permission bits.
 //!
-//! The root itself may be a link, as every path of a user may. Below it one could lead whoever writes here, root perhaps, to files
-//! of others.
+//! The root itself may be a link, like any path given by a user. Below it, a link could lead a writing process, perhaps root's,
+//! to other users' files.
 
 use std::{io, path::Path};
 
@@ -11,18 +11,18 @@ use crate::{
     fs::{self, Dir, Lock, LockMode},
 };
 
-/// Bits of the root that folders take over; with the setgid bit files belong to its group.
+/// Permission bits that folders inherit from the root; with the setgid bit files belong to its group.
 const FOLDER_BITS: u32 = 0o2777;
-/// What the owner may do in any case: without it we could not go on.
+/// The owner's permissions in any case: without them we could not continue.
 const OWN_BITS: u32 = 0o700;
-/// A root for one user alone.
+/// A root accessible to one user only.
 const PRIVATE: u32 = 0o700;
 
 impl Tree {
-    /// Opens the folder `key`; `None` where there is none.
+    /// Opens the folder `key`; `None` if it does not exist.
     ///
     /// # Errors
-    /// Besides those of the system: a link on the way.
+    /// Errors of the system, and a link on the way.
     pub(super) fn dir_if_there(&self, key: &str) -> fs::Result<Option<Dir>> {
         let Some(root) = Dir::open_if_there(self.root())? else {
             return Ok(None);
@@ -39,7 +39,7 @@ impl Tree {
         match root.open_below(&path) {
             Ok(dir) => Ok(Some(dir)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            // By how a link is refused one cannot tell it from a file everywhere.
+            // The error for a link does not distinguish it from a file on every system.
             Err(e) => match link_on(&root, &path)? {
                 Some(at) => Err(fs::Error::new("use", at, is_a_link())),
                 None if e.kind() == io::ErrorKind::NotADirectory => Ok(None),
@@ -51,13 +51,13 @@ impl Tree {
     /// Opens the folder `key`.
     ///
     /// # Errors
-    /// `NotFound` where there is none; as [`Self::dir_if_there`].
+    /// `NotFound` if it does not exist; as [`Self::dir_if_there`].
     pub(in crate::store) fn dir(&self, key: &str) -> fs::Result<Dir> {
         let missing = || fs::Error::new("open folder", self.path(key), io::ErrorKind::NotFound);
         self.dir_if_there(key)?.ok_or_else(missing)
     }
 
-    /// Opens the folder `key`; where it is missing, makes it and those above it, and syncs each folder that got a new name.
+    /// Opens the folder `key`; creates it and those above it if missing, and syncs each folder that got a new name.
     pub(super) fn make_dir(&self, key: &str) -> fs::Result<Dir> {
         if let Some(dir) = self.dir_if_there(key)? {
             return Ok(dir);
@@ -82,7 +82,7 @@ impl Tree {
         Ok(dir)
     }
 
-    /// Makes the root where it is missing, with those above it.
+    /// Creates the root if missing, with those above it.
     fn make_root(&self) -> fs::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         let root = self.root();
@@ -101,7 +101,7 @@ impl Tree {
         }
     }
 
-    /// Takes the lock whose file is at `key` if nobody is in the way, making the file where it is missing.
+    /// Takes the lock with the file at `key` if it is free, creating the file if missing.
     pub(super) fn try_lock(&self, key: &str, mode: LockMode) -> fs::Result<Option<Lock>> {
         let (folder, name) = split(key);
         let dir = self.make_dir(folder)?;
@@ -110,7 +110,7 @@ impl Tree {
         Lock::try_file(file, &self.path(key), mode)
     }
 
-    /// As [`Self::try_lock`], on a file that is there and need not be writable: nothing is made.
+    /// As [`Self::try_lock`], for an existing file that need not be writable: nothing is created.
     pub(super) fn try_existing_lock(&self, key: &str, mode: LockMode) -> fs::Result<Option<Lock>> {
         let (folder, name) = split(key);
         let file = self.dir(folder)?.open_file(name.as_bytes())?;
@@ -118,12 +118,12 @@ impl Tree {
     }
 }
 
-/// Permission bits of a file that others who may come here may read and replace as we do.
+/// Permission bits of a file that other users with access may read and replace as we do.
 pub(super) fn file_bits(dir: &Dir) -> fs::Result<u32> {
     Ok(dir.stat_self()?.mode() & 0o666 | 0o600)
 }
 
-/// The umask of one user must not lock out another one whom the root's bits let in.
+/// The umask of one user must not lock out another one who has access by the root's bits.
 fn set_bits(dir: &Dir, bits: u32) -> fs::Result<()> {
     if dir.stat_self()?.mode() & FOLDER_BITS == bits {
         return Ok(());
@@ -164,7 +164,7 @@ fn link_on(root: &Dir, path: &EntryPath) -> fs::Result<Option<std::path::PathBuf
     Ok(None)
 }
 
-/// Warns of a root that somebody else could change under the feet of a process that may write everywhere.
+/// Warns about a root that another user could change during the work of a process that may write everywhere.
 pub(super) fn warn_of_owner(root: &Path) {
     if !fs::is_root() {
         return;

@@ -1,7 +1,7 @@
-//! Who may be in a tree at one time: users many at once, a sweep alone.
+//! Concurrent access to a tree: many users at once, or a single sweep.
 //!
-//! The lock is `flock`, so it ends with the process, however that ends. It is taken by polling: a blocked thread could
-//! not be told to stop, and a stopped holder must not stop everybody for ever.
+//! The lock is `flock`, so it ends with the process in any case. It is taken by polling: a blocked thread could not be told to
+//! stop, and a stopped holder must not stop everybody forever.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -16,25 +16,25 @@ use crate::{
     task,
 };
 
-/// Between two tries to have the lock.
+/// Pauses between attempts to take the lock.
 const KNOCKS: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
-/// Between two looks at whether a sweep of ours could begin.
+/// Pause between checks whether a sweep of ours could begin.
 const STEP: Duration = Duration::from_millis(5);
 
 /// How a tree is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) enum Entry {
-    /// The lock's file is made where it is missing.
+    /// The lock file is created if missing.
     Writer,
-    /// Nothing is made: without a lock's file, or one that may not be opened, we go in without.
+    /// Nothing is created: without a lock file, or if it may not be opened, we enter without a lock.
     Reader,
 }
 
-/// The lock of a tree, held shared while this lives, but for the time of a sweep.
+/// The lock of a tree, held shared while this lives, except during a sweep.
 #[derive(Debug)]
 pub(in crate::store) struct Gate {
     tree: Tree,
-    /// Key of the lock's file.
+    /// Key of the lock file.
     key: String,
     entry: Entry,
     budget: Duration,
@@ -43,17 +43,17 @@ pub(in crate::store) struct Gate {
 
 #[derive(Debug)]
 enum State {
-    /// Held shared; `None` where a reader has no lock.
+    /// Held shared; `None` if a reader has no lock.
     Inside(#[expect(dead_code, reason = "held for its drop")] Option<Lock>),
-    /// Given up for a sweep of ours that could not begin, and not yet had back.
+    /// Released for a sweep of ours that could not begin, and not yet taken again.
     Outside,
-    /// Given up for a sweep of ours that waits for others to leave: what else we do waits with it, or it would be in the way.
+    /// Released for a sweep of ours that waits for others to leave: our other operations wait with it, or they would block it.
     Leaving,
     /// A sweep of ours is running.
     Alone,
 }
 
-/// Takes the lock at `key` of `tree`, trying again until `budget` is over; `None` if somebody is in the way all the time.
+/// Takes the lock at `key` of `tree`, retrying until `budget` has passed; `None` if it was never free.
 pub(in crate::store) async fn poll(
     tree: &Tree,
     key: &str,
@@ -79,7 +79,7 @@ pub(in crate::store) async fn poll(
 }
 
 impl Gate {
-    /// Goes in, waiting for a running sweep at most `budget`. `when_alone` runs first if nobody else is inside.
+    /// Enters, waiting at most `budget` for a running sweep. `when_alone` runs first if nobody else is inside.
     pub(in crate::store) async fn enter(
         tree: Tree,
         key: &str,
@@ -108,7 +108,7 @@ impl Gate {
         Ok(gate)
     }
 
-    /// Makes sure that no other process sweeps from now on; at once, but after a sweep that could not begin.
+    /// Makes sure that no other process sweeps from now on; returns at once, except after a sweep that could not begin.
     ///
     /// # Errors
     /// `Timeout` while a sweep is running.
@@ -150,9 +150,9 @@ impl Gate {
         }
     }
 
-    /// Waits until nobody else is inside and keeps everybody out while the guard lives.
+    /// Waits until nobody else is inside and excludes everybody while the guard lives.
     ///
-    /// Our own shared lock is given up for it, so what was read before may be gone: look again under the guard.
+    /// Our own shared lock is released for it, so what was read before may be gone: check again under the guard.
     ///
     /// # Errors
     /// `Conflict` if others stay inside for longer than the budget.
@@ -189,7 +189,7 @@ impl Gate {
     }
 }
 
-/// The shared lock, given up until the sweep begins or this is dropped: the wait for others may be cancelled.
+/// The shared lock, released until the sweep begins or this is dropped: the wait for others may be cancelled.
 struct Leaving<'g>(&'g Gate);
 
 impl<'g> Leaving<'g> {
@@ -218,7 +218,7 @@ fn may_go_without(e: &fs::Error) -> bool {
     )
 }
 
-/// Keeps everybody else out of a tree while it lives.
+/// Excludes everybody else from a tree while it lives.
 #[derive(Debug)]
 pub(in crate::store) struct Alone {
     lock: Option<Lock>,
@@ -228,7 +228,7 @@ pub(in crate::store) struct Alone {
 impl Drop for Alone {
     fn drop(&mut self) {
         self.lock = None;
-        // Back inside at once if nobody slipped in; otherwise the next operation waits for it.
+        // Back inside at once if nobody else entered meanwhile; otherwise the next operation waits for it.
         *self.gate.state.lock() = match self.gate.tree.try_lock(&self.gate.key, LockMode::Shared) {
             Ok(Some(lock)) => State::Inside(Some(lock)),
             _ => State::Outside,

@@ -1,11 +1,11 @@
-//! Which blobs of a tree were hashed since their files last changed.
+//! The blobs of a tree that were hashed since their files last changed.
 //!
-//! A disk forgets and lies, and others write in folders: after a crash, a full disk or a hand that slipped, a blob's file may not
-//! hold what its name says. Whoever hands out blobs as they lie there keeps a table of the files that were hashed, as they
-//! were then. A file that differs from its entry, or has none, is hashed before it counts as there; if its bytes are
-//! wrong it is removed, so that the blob is absent and can be brought again.
+//! Disks lose and corrupt data, and others write to folders: after a crash, a full disk or a mistake, a blob's file may not
+//! match its name. A store that returns blobs unchecked keeps a table of the files that were hashed, with their state at that
+//! time. A file that differs from its entry, or has none, is hashed before it is reported to exist; if its bytes are wrong it
+//! is removed, so that the blob is absent and can be uploaded again.
 //!
-//! The table outlives the process, but not the machine: after a reboot every blob is hashed again before its first use.
+//! The table survives the process, but not a reboot, after which every blob is hashed again before its first use.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,27 +32,27 @@ use crate::{
 
 /// First word of the table's file; the number is its format.
 const FORMAT: &str = "cachectl-vetted-1";
-/// Bytes of a line of it, and of all of it, that are read.
+/// Maximum size of a line, and of the whole table, that is read.
 const MAX_LINE: u64 = 512;
 const MAX_TABLE: u64 = 256 << 20;
-/// Files that are remembered at most: about 80 bytes of memory each.
+/// Maximum number of files that are remembered: about 80 bytes of memory each.
 const MAX_KNOWN: usize = 500_000;
 /// How much is read and hashed at once.
 const PIECE_BYTES: usize = 1 << 20;
-/// Changes whenever the machine starts; Linux, proc(5).
+/// Changes whenever the machine boots; Linux, proc(5).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// A file as it was when it was hashed.
+/// The state of a file when it was hashed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     ino: u64,
     size: u64,
     mtime: Time,
-    /// Changes with everything but reading, and cannot be set: who writes and puts the old time back is found out.
+    /// Changes with everything but reading, and cannot be set: writing and restoring the old time is detected.
     ctime: Time,
-    /// Our own links, of spools that come and go, change `ctime` too.
+    /// Our own links, of temporary spools, change `ctime` too.
     nlink: u64,
-    /// When that was, in seconds since 1970.
+    /// When it was hashed, in seconds since 1970.
     at: i64,
 }
 
@@ -68,7 +68,7 @@ impl Seen {
         }
     }
 
-    /// Says whether nobody wrote to the file since.
+    /// Returns true if the file was not written since.
     fn is_of(&self, stat: &fs::Stat) -> bool {
         (self.ino, self.size, self.mtime) == (stat.ino, stat.size, stat.mtime)
             && (self.ctime == stat.ctime || self.nlink != stat.nlink)
@@ -81,7 +81,7 @@ impl Seen {
 
 /// The table.
 pub(in crate::store) struct Vetted {
-    /// Where it is kept.
+    /// Path of its file.
     file: PathBuf,
     known: Mutex<HashMap<Digest, Seen>>,
     /// Blobs that are being hashed.
@@ -97,7 +97,7 @@ impl fmt::Debug for Vetted {
     }
 }
 
-/// What was found so far.
+/// Results so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Bytes that were read again and hashed.
@@ -106,7 +106,7 @@ pub struct Findings {
     pub damaged: u64,
 }
 
-/// Takes a digest's turn; others wait until it is dropped.
+/// Exclusive use of a digest; others wait until it is dropped.
 struct Turn<'a>(&'a Vetted, Digest);
 
 impl Drop for Turn<'_> {
@@ -117,7 +117,7 @@ impl Drop for Turn<'_> {
 }
 
 impl Vetted {
-    /// The table that was kept in `file` since the machine started; empty if there is none that can be believed.
+    /// The table that was saved to `file` since the machine booted; empty if there is no trustworthy one.
     pub(in crate::store) fn open(file: PathBuf) -> Self {
         let known = read(&file).unwrap_or_else(|why| {
             tracing::debug!(file = %file.display(), why, "Blobs will be hashed before their first use");
@@ -142,7 +142,7 @@ impl Vetted {
         let mut text = format!("{FORMAT} {boot}\n");
         for (digest, s) in self.known.lock().iter() {
             let (m, c) = (s.mtime, s.ctime);
-            // Into a String nothing can fail.
+            // Writing to a `String` cannot fail.
             let _ = writeln!(
                 text,
                 "{digest} {} {} {} {} {} {} {} {}",
@@ -153,7 +153,7 @@ impl Vetted {
             .map_err(|e| Error::io("save", e))
     }
 
-    /// What was found since this was opened.
+    /// The results since this was opened.
     pub(in crate::store) fn findings(&self) -> Findings {
         Findings {
             bytes: self.hashed.load(Ordering::Relaxed),
@@ -165,7 +165,7 @@ impl Vetted {
         Self::is_in(&mut self.known.lock(), digest, stat)
     }
 
-    /// As [`Self::knows`], but says no rather than wait for whoever saves the table.
+    /// As [`Self::knows`], but returns false rather than wait while the table is being saved.
     pub(super) fn knows_now(&self, digest: &Digest, stat: &fs::Stat) -> bool {
         let known = self.known.try_lock();
         known.is_some_and(|mut known| Self::is_in(&mut known, digest, stat))
@@ -189,7 +189,7 @@ impl Vetted {
         known.insert(*digest, Seen::now(stat));
     }
 
-    /// Goes on knowing a file of which only the time was changed.
+    /// Keeps a file in the table whose time alone was changed.
     pub(super) fn renewed(&self, digest: &Digest, before: &fs::Stat, after: &fs::Stat) {
         if let Some(seen) = self.known.lock().get_mut(digest)
             && seen.is_of(before)
@@ -202,7 +202,7 @@ impl Vetted {
         self.known.lock().remove(digest);
     }
 
-    /// Says whether a file is due to be hashed though it did not change.
+    /// Returns true if a file is due to be hashed again although it did not change.
     fn is_due(&self, digest: &Digest, not_since: i64) -> bool {
         self.known
             .lock()
@@ -285,7 +285,7 @@ fn parse(line: &str) -> Option<(Digest, Seen)> {
     words.next().is_none().then_some((digest, seen))
 }
 
-/// How fast a look at what nobody asked for may be.
+/// The maximum speed of background checks.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Pace {
     /// Pause after each piece of [`PIECE_BYTES`].
@@ -293,7 +293,7 @@ pub(in crate::store) struct Pace {
 }
 
 impl Tree {
-    /// A blob's file if its bytes are what its name says, as far as the table tells or they are hashed now.
+    /// A blob's file if its bytes match its name, according to the table or after hashing them now.
     pub(super) fn vet(
         &self,
         op: &'static str,
@@ -319,7 +319,7 @@ impl Tree {
         )
     }
 
-    /// Hashes a blob again, at a pace, if that was not done since `not_since` (seconds since 1970).
+    /// Hashes a blob again, at a limited speed, if that was not done since `not_since` (seconds since 1970).
     pub(in crate::store) fn look_again(
         &self,
         digest: &Digest,
@@ -333,7 +333,7 @@ impl Tree {
         if !vetted.is_due(digest, not_since) {
             return Ok(false);
         }
-        // No turn is taken: who wants the blob now would have to wait at this pace.
+        // Without exclusive use: requests for the blob would have to wait at this speed.
         let Some((file, stat)) = self.open_blob("scrub", digest)? else {
             vetted.forget(digest);
             return Ok(false);
@@ -355,7 +355,7 @@ impl Tree {
         let hashed = match hash(digest, file, pace, stop) {
             Ok(Some(hashed)) => hashed,
             Ok(None) => return Ok(Verdict::Unknown),
-            // The disk cannot read it, now or ever: it is not there, and may be written anew.
+            // The disk cannot read it, now or ever: it counts as missing, and may be written again.
             Err(error) => {
                 tracing::warn!(%digest, path = %path().display(), %error, "Blob cannot be read; it counts as absent");
                 return Ok(Verdict::Unknown);
@@ -369,7 +369,7 @@ impl Tree {
             return Ok(Verdict::Right);
         }
         if hashed == *digest {
-            // Written to, or renewed, meanwhile: right all the same, but to be hashed again.
+            // Written to, or renewed, meanwhile: still right, but to be hashed again.
             return Ok(Verdict::Right);
         }
         vetted.damaged.fetch_add(1, Ordering::Relaxed);
@@ -384,7 +384,7 @@ impl Tree {
     }
 }
 
-/// What hashing a blob showed.
+/// The result of hashing a blob.
 enum Verdict {
     Right,
     Wrong,
@@ -392,7 +392,7 @@ enum Verdict {
     Unknown,
 }
 
-/// Hashes all of a file; `None` if it was given up.
+/// Hashes all of a file; `None` if it was aborted.
 fn hash(
     digest: &Digest,
     file: &File,

@@ -1,4 +1,4 @@
-//! Counts of what a store is asked and what it answers.
+//! Counts of a store's requests and results.
 
 use std::cell::Cell;
 
@@ -10,7 +10,7 @@ use crate::{
     store::{Error, ErrorKind},
 };
 
-/// Where a store is, seen from who serves from it.
+/// Where a store is, from the point of view of the process that serves from it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub enum Tier {
     /// On this machine.
@@ -31,13 +31,14 @@ impl Tier {
 }
 
 tokio::task_local! {
-    /// The store that last had what was asked of it.
+    /// The tier of the store that last had the requested content.
     static ANSWERED: Cell<Option<Tier>>;
 }
 
-/// Runs `work` and says which store was the last that had, or took, what it was asked for; `None` where none was asked.
+/// Runs `work` and returns the tier of the last store that had, or accepted, the requested content; `None` if no store was
+/// asked.
 ///
-/// Streams count when they open. Work that `work` leaves to other tasks is not seen; who waits for such says so by
+/// Streams count when they open. Work that `work` leaves to other tasks is not seen; a caller that waits for it calls
 /// [`answered`].
 pub async fn watched<T>(work: impl Future<Output = T>) -> (T, Option<Tier>) {
     let asked = async {
@@ -47,18 +48,18 @@ pub async fn watched<T>(work: impl Future<Output = T>) -> (T, Option<Tier>) {
     ANSWERED.scope(Cell::new(None), asked).await
 }
 
-/// Runs `work` unseen by [`watched`]: what it asks a store for is not what the caller is answered with.
+/// Runs `work` unseen by [`watched`]: its requests to stores do not provide the caller's answer.
 pub async fn unwatched<T>(work: impl Future<Output = T>) -> T {
     watched(work).await.0
 }
 
-/// Notes for [`watched`] that a store of `tier` had what was asked for.
+/// Notes for [`watched`] that a store of `tier` had the requested content.
 pub fn answered(tier: Tier) {
-    // Outside of it nobody wants to know.
+    // Outside of it nobody is interested.
     let _ = ANSWERED.try_with(|last| last.set(Some(tier)));
 }
 
-/// An operation that is counted, and is a span of its request.
+/// An operation, with counts and a span in its request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Op {
     Stat,
@@ -70,7 +71,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// What a refusal calls it, if it writes.
+    /// Its name in refusals, if it writes.
     pub(super) fn as_write(self) -> Option<&'static str> {
         match self {
             Self::Put => Some("put"),
@@ -92,18 +93,18 @@ impl Op {
     }
 }
 
-/// Counts of one operation at one moment.
+/// Counts of one operation at one time.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct OpSnapshot {
-    /// Times that it was asked for.
+    /// Number of requests.
     pub requests: u64,
-    /// Times that there was no such thing.
+    /// Number of negative results.
     pub misses: u64,
-    /// Times that it failed.
+    /// Number of failures.
     pub errors: u64,
 }
 
-/// All counts at one moment. Bytes are those of blobs and manifests, not of the wire.
+/// All counts at one time. Bytes are those of blobs and manifests, not of the network.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Snapshot {
     /// `stat`.
@@ -118,23 +119,23 @@ pub struct Snapshot {
     pub publish: OpSnapshot,
     /// `tags`.
     pub tags: OpSnapshot,
-    /// Bytes that came from the store.
+    /// Bytes read from the store.
     pub bytes_in: u64,
-    /// Bytes that went to the store.
+    /// Bytes written to the store.
     pub bytes_out: u64,
-    /// Puts that moved bytes.
+    /// Puts that transferred bytes.
     pub stored: u64,
-    /// Puts of what was there.
+    /// Puts of existing content.
     pub existed: u64,
     /// Bytes of those.
     pub existed_bytes: u64,
-    /// Publications whose expectation did not hold.
+    /// Publications whose condition did not hold.
     pub conflicts: u64,
     /// Streams that ended with an error.
     pub broken_streams: u64,
     /// Reads that found content that does not match its digest or size.
     pub corrupt_reads: u64,
-    /// Writes of content that does not.
+    /// Writes of such content.
     pub corrupt_writes: u64,
 }
 
@@ -150,7 +151,7 @@ impl Snapshot {
         }
     }
 
-    /// Counts damage: a page for whoever runs the store, so a size that a reader only claims is none.
+    /// Counts damage, which alerts the store's operators; so a mere mismatch with the size that a reader claims does not count.
     fn corrupt(&mut self, error: &Error, in_write: bool) {
         if error.kind == ErrorKind::Corrupt && !error.other_size {
             let count = if in_write {
@@ -163,7 +164,7 @@ impl Snapshot {
     }
 }
 
-/// Running counts, shared by whoever shows them.
+/// Running counts, shared with those that show them.
 #[derive(Debug, Default)]
 pub struct Counters {
     tier: Tier,
@@ -184,12 +185,12 @@ impl Counters {
         self.tier
     }
 
-    /// The counts now.
+    /// The current counts.
     pub fn snapshot(&self) -> Snapshot {
         *self.seen.lock()
     }
 
-    /// Counts what an operation said beside its outcome.
+    /// Counts details of an operation beside its outcome.
     pub(super) fn add(&self, change: impl FnOnce(&mut Snapshot)) {
         change(&mut self.seen.lock());
     }

@@ -1,8 +1,8 @@
-//! Blobs that came with wrong bytes: for a while they count as absent, so that nobody is sent to them again, and whoever brings one
-//! replaces it.
+//! Blobs that were read with wrong bytes: for a while they count as absent, so that no other reader gets them, and the next
+//! upload replaces them.
 //!
-//! Only reading shows that a bucket holds the right number of wrong bytes, and a build that read them has failed by then. The
-//! next one is not to.
+//! Only reading shows that a bucket has wrong bytes of the right length, and by then the build that read them has failed. The
+//! next build must not fail as well.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,21 +15,21 @@ use crate::{
     store::{ByteStream, Error, ErrorKind, RepoStore, Result, Sweep},
 };
 
-/// How long a blob counts as damaged. It may have been damaged only on its way, and not in the store.
+/// How long a blob counts as damaged. It may have been damaged only in transit, and not in the store.
 const REMEMBERED: Duration = Duration::from_hours(1);
-/// Most blobs that are remembered.
+/// Maximum number of blobs that are remembered.
 const MAX_KNOWN: usize = 10_000;
 
 /// The damaged blobs of one store; all of its repositories share them.
 #[derive(Clone)]
 pub struct DamagedBlobs {
     found: Arc<Lately<Digest>>,
-    /// Writes over a damaged blob; without it the blob stays, and stays damaged.
+    /// Overwrites a damaged blob; without it the blob stays damaged.
     pub(super) sweep: Option<Arc<dyn Sweep>>,
 }
 
 impl DamagedBlobs {
-    /// None are known yet; one that is brought again is replaced by `sweep`.
+    /// An empty set; `sweep` replaces a damaged blob that is uploaded again.
     pub fn replaced_by(sweep: Option<Arc<dyn Sweep>>) -> Self {
         Self {
             found: Arc::new(Lately::new(MAX_KNOWN, REMEMBERED)),
@@ -41,7 +41,7 @@ impl DamagedBlobs {
         self.found.contains(digest)
     }
 
-    /// Passes on what a reader was given, and notes why it fails if it does; `store` is asked for the blob's real size.
+    /// Passes through what a reader gets, and records a failure; `store` is asked for the blob's actual size.
     pub(super) async fn watch(
         &self,
         store: &Arc<dyn RepoStore>,
@@ -65,8 +65,9 @@ impl DamagedBlobs {
         Ok(found?.map(watched))
     }
 
-    /// Notes why a read failed, if `store` has as many bytes as the reader asked for. Where it has not, the question may be what is
-    /// wrong: anybody who may push chooses the sizes in a manifest, and must not make the blobs of others absent by it.
+    /// Records a failed read, if the blob in `store` has the size that the reader asked for. Otherwise the request may be
+    /// wrong: everybody who may push chooses the sizes in a manifest, and must not be able to make the blobs of others absent
+    /// in that way.
     async fn note(&self, store: &dyn RepoStore, desc: &Descriptor, error: &Error) {
         if error.kind == ErrorKind::Corrupt
             && !error.other_size
@@ -124,7 +125,7 @@ mod tests {
             let sweep = sweeps.then(|| disk.clone() as Arc<dyn Sweep>);
             let damaged = DamagedBlobs::replaced_by(sweep);
             let store = Verified::remembering(disk.clone(), damaged.clone());
-            // Another repository's.
+            // A store of another repository.
             let other = Verified::remembering(disk.clone(), damaged);
 
             let desc = Descriptor::of("x/y", BYTES);
@@ -166,7 +167,7 @@ mod tests {
         let linked = Bytes::from_static(b"{}");
         disk.write_record(&records[1], linked).await.unwrap();
 
-        // Somebody else brings it, as a blob.
+        // Another client uploads it, as a blob.
         let damaged = DamagedBlobs::replaced_by(Some(disk.clone()));
         let store = Verified::remembering(disk.clone(), damaged.clone());
         let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
@@ -201,7 +202,7 @@ mod tests {
             assert_eq!(found.kind, ErrorKind::Corrupt);
             assert!(store.stat(&desc.digest).await.unwrap().is_some(), "{size}");
         }
-        // It came damaged once, and whoever brings something else leaves it there.
+        // It was read damaged once, and uploading something else does not change that.
         let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
         damaged.add(&desc.digest, &error);
         let other = Body::Bytes(Bytes::from_static(b"what a layer is MADE of"));

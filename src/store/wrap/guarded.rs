@@ -1,5 +1,5 @@
-//! The outermost wrapper of every store: it refuses writes where only reading is allowed, keeps to the limits, says in every error
-//! which store it was, and counts what comes of it all.
+//! The outermost wrapper of every store: it refuses writes to read-only stores, enforces limits, adds the store's name to every
+//! error, and counts requests and results.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{fmt, ops::Range, sync::Arc};
@@ -28,13 +28,13 @@ use crate::{
 /// What is shared by all repositories of one store.
 #[derive(Debug, Default)]
 pub struct Guard {
-    /// What errors call the store: its URL without secrets.
+    /// The store's name in errors: its URL without secrets.
     pub name: String,
-    /// What it was asked, and what came of it.
+    /// Counts of its requests and results.
     pub counters: Arc<Counters>,
-    /// How much may happen at once.
+    /// Limits on concurrency and bandwidth.
     pub limiter: Limiter,
-    /// Every write is refused.
+    /// Refuse every write.
     pub read_only: bool,
 }
 
@@ -57,20 +57,20 @@ impl Guard {
     }
 }
 
-/// A store with a [`Guard`]. Each operation is a span of the request that it is done for.
+/// A store with a [`Guard`]. Each operation is a span of its request.
 pub struct Guarded {
     inner: Arc<dyn RepoStore>,
     guard: Arc<Guard>,
 }
 
 impl Guarded {
-    /// Lets through to `inner` what `guard` allows.
+    /// Passes on to `inner` what `guard` allows.
     pub fn new(inner: Arc<dyn RepoStore>, guard: impl Into<Arc<Guard>>) -> Self {
         let guard = guard.into();
         Self { inner, guard }
     }
 
-    /// Does one operation, `work`, about `key`; `sent` bytes go up for it. Its place is held as long as what comes with it lives.
+    /// Runs one operation, `work`, on `key`; it uploads `sent` bytes. Its permit is held as long as its result lives.
     async fn hold<T>(
         &self,
         op: Op,
@@ -95,7 +95,7 @@ impl Guarded {
         done
     }
 
-    /// As [`Self::hold`], where the place is free again at the end.
+    /// As [`Self::hold`], but the permit is released at the end.
     async fn run<T>(
         &self,
         op: Op,
@@ -109,7 +109,7 @@ impl Guarded {
     }
 }
 
-/// Where there is always something to answer.
+/// For operations that always have a result.
 fn never<T>(_: &T) -> bool {
     false
 }
@@ -131,7 +131,7 @@ impl BlobStore for Guarded {
         Ok(found.map(|stream| {
             let pieces = stream.then(move |piece| {
                 let guard = guard.clone();
-                // The closure keeps the place for as long as there is a stream.
+                // The closure holds the permit as long as the stream exists.
                 let _place = &place;
                 async move { guard.piece(piece, &digest).await }
             });
@@ -206,7 +206,7 @@ impl TagStore for Guarded {
     }
 
     async fn clock(&self) -> Result<Time> {
-        // Mostly answered from memory: no request to count.
+        // Usually answered from memory: not counted as a request.
         let _place = self.guard.limiter.place().await;
         let done = self.inner.clock().await;
         done.map_err(|e| e.at(&self.guard.name, ""))

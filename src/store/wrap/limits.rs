@@ -1,4 +1,4 @@
-//! How much happens at once at a store, and how fast.
+//! Limits on the concurrency and bandwidth of a store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,14 +8,14 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// At most this much of unused bandwidth is saved up.
+/// At most this much unused bandwidth is saved up.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Bytes per second, shared by all who take.
+/// Bytes per second, shared by all users.
 #[derive(Debug)]
 struct Bucket {
     bytes_per_sec: u64,
-    /// When all that was taken so far is paid for.
+    /// When everything taken so far has been paid for.
     paid_at: Mutex<Instant>,
 }
 
@@ -27,7 +27,7 @@ impl Bucket {
         }
     }
 
-    /// Waits until what others took before is paid for, and takes `bytes`. Fair: first come, first served.
+    /// Waits until what others took before has been paid for, and takes `bytes`. Fair: first come, first served.
     async fn take(&self, bytes: u64) {
         let turn = {
             let mut paid_at = self.paid_at.lock();
@@ -45,10 +45,10 @@ impl Bucket {
 /// What is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Operations at once; at least 1.
+    /// Maximum number of concurrent operations; at least 1.
     pub concurrency: usize,
-    /// Whether a download lasts until its stream is dropped, or only until that is there: where others decide how fast it is read, and how
-    /// many there are.
+    /// Whether a download counts until its stream is dropped, or only until the stream exists: for cases where others control
+    /// how fast streams are read, and how many there are.
     pub with_streams: bool,
     /// Bytes per second, in each direction; `None`: no limit.
     pub bandwidth: Option<u64>,
@@ -64,11 +64,11 @@ impl Default for Limits {
     }
 }
 
-/// Limits as they are kept, for all repositories of a store together.
+/// The limits in force, for all repositories of a store together.
 ///
-/// A stream that is not read holds its place, unless streams do not count: a caller that opens more streams than are allowed at once
-/// before reading the first deadlocks. Downloads are slowed piece by piece; an upload waits its turn and then goes at the link's speed,
-/// so the limit holds over several uploads, not within one.
+/// A stream that is not read holds its permit, unless streams do not count: a caller that opens more streams than the limit
+/// before reading the first deadlocks. Downloads are slowed down piece by piece; an upload waits for its turn and then runs at
+/// the speed of the link, so the limit holds over several uploads, but not within one.
 #[derive(Debug)]
 pub struct Limiter {
     places: Arc<Semaphore>,
@@ -78,7 +78,7 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Keeps to `limits`.
+    /// Enforces `limits`.
     pub fn new(limits: Limits) -> Self {
         let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -89,7 +89,7 @@ impl Limiter {
         }
     }
 
-    /// Waits for a place among the operations.
+    /// Waits for a permit for an operation.
     pub(super) async fn place(&self) -> OwnedSemaphorePermit {
         let place = self.places.clone().acquire_owned().await;
         place.expect("the semaphore is never closed")
@@ -102,7 +102,7 @@ impl Limiter {
         }
     }
 
-    /// Waits until `bytes` that came may be passed on.
+    /// Waits until `bytes` that were received may be passed on.
     pub(super) async fn receive(&self, bytes: u64) {
         if let Some(bucket) = &self.down {
             bucket.take(bytes).await;

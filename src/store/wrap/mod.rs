@@ -1,11 +1,11 @@
-//! Wrappers: each goes around any store and adds to it.
+//! Wrappers: each wraps any store and adds one behaviour.
 //!
-//! - Holds: checking bytes, trying again, renewing what a prune has marked, guarding (limits, counts, names in errors, no writes).
+//! - Holds: verifying bytes, retrying, renewing what a prune has marked, guarding (limits, counts, names in errors, no writes).
 //! - Enters: a store as `Arc<dyn RepoStore>`.
-//! - Leaves: a store again; `open/stack.rs` says in which order they are stacked.
-//! - Deliberately absent: what any one backend is like.
+//! - Leaves: a store again; `open/stack.rs` defines the order in which they are stacked.
+//! - Deliberately absent: properties of any one backend.
 //!
-//! Each file denies `clippy::missing_trait_methods`: a method that is added to a trait must be thought of in every wrapper.
+//! Each file denies `clippy::missing_trait_methods`: every wrapper must handle each method that is added to a trait.
 
 pub mod counters;
 mod damaged;

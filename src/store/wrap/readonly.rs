@@ -1,4 +1,4 @@
-//! Refuses writes to records and the removal of tags, for jobs that may look but not touch. Stores are refused by
+//! Refuses writes to records and the removal of tags, for read-only jobs. Writes to stores are refused by
 //! [`Guarded`](super::Guarded).
 #![deny(clippy::missing_trait_methods)]
 
@@ -12,13 +12,13 @@ use crate::{
     store::{Error, ErrorKind, Records, Result, Untag, keys::Repo, records::Listed},
 };
 
-/// A store's records, or its ability to remove tags, that can only be read.
+/// A store's records, or its ability to remove tags, made read-only.
 pub struct ReadOnly<T: ?Sized> {
     inner: Arc<T>,
 }
 
 impl<T: ?Sized> ReadOnly<T> {
-    /// Takes the writes away from `inner`.
+    /// Refuses all writes to `inner`.
     pub fn new(inner: Arc<T>) -> Self {
         Self { inner }
     }

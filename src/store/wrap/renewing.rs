@@ -1,4 +1,4 @@
-//! Renews what a prune has marked before anybody is told that it is there: [`crate::store::marked`] says why.
+//! Renews what a prune has marked before it is reported to exist: [`crate::store::marked`] explains why.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{collections::BTreeSet, ops::Range, sync::Arc};
@@ -24,7 +24,7 @@ pub struct Renewing {
 }
 
 impl Renewing {
-    /// Renews what `inner` is asked for, by `sweep`.
+    /// Renews what is requested from `inner`, by `sweep`.
     pub fn new(inner: Arc<dyn RepoStore>, sweep: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
         Self {
             inner,
@@ -35,13 +35,13 @@ impl Renewing {
 }
 
 impl Renewing {
-    /// Renews what a manifest names; of any other blob nothing is known. Ends, since what was renewed is marked no more.
+    /// Renews what a manifest names; for other blobs that is unknown. Terminates, since what was renewed is no longer marked.
     async fn renew_named(&self, digest: &Digest) -> Result<()> {
         let found = self.inner.resolve(&Reference::Digest(*digest)).await;
         let manifest = match found {
             Ok(Some(found)) => found.manifest,
             Ok(None) => return Ok(()),
-            // As where the manifest itself cannot be renewed: to deny what is there would fail builds.
+            // As when the manifest itself cannot be renewed: denying that it exists would fail builds.
             Err(error) => {
                 tracing::debug!(%digest, %error, "What a marked manifest names is not renewed");
                 return Ok(());
@@ -76,7 +76,7 @@ impl BlobStore for Renewing {
         Ok(size.filter(|_| there))
     }
 
-    /// Who reads has a name for it, or asked before; reading does not keep a blob.
+    /// Readers have a name for it, or asked before; reading does not keep a blob.
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
         self.inner.get(desc, range).await
     }
@@ -86,7 +86,7 @@ impl BlobStore for Renewing {
         if self.marked.renew(&*self.sweep, &desc.digest).await? {
             return Ok(put);
         }
-        // It was there, and went before it could be renewed.
+        // It existed, but was removed before it could be renewed.
         self.inner.put(desc, body).await
     }
 }
@@ -107,7 +107,7 @@ impl TagStore for Renewing {
         tag: Option<&Tag>,
         expect: &Expect,
     ) -> Result<Published> {
-        // A manifest whose bytes were there is a blob that was merely found.
+        // A manifest whose bytes existed already is a blob that was merely found.
         let known = self.marked.renew(&*self.sweep, &manifest.digest).await?;
         let published = self.inner.publish(manifest, tag, expect).await?;
         if known && !self.marked.renew(&*self.sweep, &manifest.digest).await? {

@@ -1,8 +1,8 @@
-//! Tries again what may go through a little later, and resumes downloads that break or stall.
+//! Retries operations that may succeed a little later, and resumes downloads that break or stall.
 //!
-//! Pauses grow from 0.2 s to 10 s, with jitter; the server's `Retry-After` is honoured up to 60 s. All tries of an
-//! operation share one budget of time; a download that moves on has its budget anew. A store of which nothing was ever
-//! heard is given up sooner: it is more likely away, or its address wrong, than busy.
+//! Pauses grow from 0.2 s to 10 s, with jitter; the server's `Retry-After` is honoured up to 60 s. All attempts of an operation
+//! share one time budget; a download that makes progress starts a new one. A store that has never responded is given up sooner:
+//! it is more likely to be unreachable, or its address wrong, than busy.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{
@@ -34,16 +34,16 @@ use crate::{
     },
 };
 
-/// How long to go on.
+/// How long to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
-    /// Longest time over all tries of one operation, pauses included; zero tries once.
+    /// Maximum time for all attempts of one operation, including pauses; zero means one attempt.
     pub retry_for: Duration,
-    /// The same while nothing was ever heard of the store.
+    /// The same while the store has never responded.
     pub first_contact: Duration,
-    /// Longest time without a byte of a download. Small answers may take three times as long.
+    /// Maximum time without a byte of a download. Small answers may take three times as long.
     pub stall: Duration,
-    /// Pauses of our own choice.
+    /// Pauses, if the server does not specify one.
     pub pauses: Backoff,
 }
 
@@ -58,33 +58,33 @@ impl Default for Policy {
     }
 }
 
-/// Longest pause that a server may ask for.
+/// Maximum pause that a server may request.
 const LONGEST_ASKED: Duration = Duration::from_mins(1);
-/// Bytes that count as moving on.
+/// Bytes that count as progress.
 const PROGRESS_BYTES: u64 = 64 << 10;
 
-/// Whether anything was ever heard of a store; shared by all that ask it.
+/// Whether a store has ever responded; shared by all its users.
 #[derive(Debug, Clone, Default)]
 pub struct Contact {
     heard: Arc<AtomicBool>,
     trouble: Trouble,
-    /// The variable with the proxy that is asked.
+    /// The variable with the proxy in use.
     proxy: Option<&'static str>,
 }
 
-/// Why a store is asked again, while it is: for whoever gives up before the tries end.
+/// Why requests to a store are being retried: for callers that give up before the last attempt.
 #[derive(Debug, Clone, Default)]
 pub struct Trouble(Arc<Mutex<Option<Error>>>);
 
 impl Trouble {
-    /// What the last try failed with; `None` once it went through.
+    /// The error of the last attempt; `None` once an attempt has succeeded.
     pub fn last(&self) -> Option<Error> {
         self.0.lock().as_ref().map(Error::told)
     }
 }
 
 impl Contact {
-    /// Nothing was heard yet; why it is asked again is noted there.
+    /// A store that has not responded yet; reasons for retries are recorded in `trouble`.
     pub fn noting(trouble: Trouble) -> Self {
         Self {
             heard: Arc::default(),
@@ -110,14 +110,14 @@ impl Contact {
     }
 }
 
-/// An operation's tries so far.
+/// The attempts of an operation so far.
 struct Tries {
     policy: Policy,
     contact: Contact,
     began: Instant,
     deadline: Instant,
     made: u32,
-    /// Failures since it last moved on.
+    /// Failures since its last progress.
     in_a_row: u32,
     moved: u64,
 }
@@ -136,13 +136,13 @@ impl Tries {
         }
     }
 
-    /// Waits before the next try.
+    /// Waits before the next attempt.
     ///
     /// # Errors
-    /// `e` itself, with all tries told, if there shall be none.
+    /// `e` itself, with the number of attempts, if there must not be another.
     async fn after(&mut self, mut e: Error) -> Result<()> {
         self.made += 1;
-        // It may be the proxy that was not heard of. Its URL may hold a password.
+        // The proxy may be what did not respond. Its URL may contain a password.
         if let Some(proxy) = self.contact.proxy.filter(|_| e.unheard) {
             e.message = format!("{}, through the proxy of ${proxy}", e.message);
         }
@@ -172,14 +172,14 @@ impl Tries {
         Ok(())
     }
 
-    /// It went through.
+    /// Notes that an attempt succeeded.
     fn mended(&self) {
         if self.made > 0 {
             *self.contact.trouble.0.lock() = None;
         }
     }
 
-    /// So many bytes came.
+    /// Notes that this many bytes were received.
     fn progress(&mut self, bytes: u64) {
         self.moved += bytes;
         if self.in_a_row > 0 && self.moved >= PROGRESS_BYTES {
@@ -199,7 +199,7 @@ async fn answer<T>(
     net::within(op, policy.stall * 3, work).await?
 }
 
-/// A store, or an ability of one, that tries again.
+/// A store, or an ability of one, with retries.
 pub struct Retrying<S: ?Sized> {
     inner: Arc<S>,
     policy: Policy,
@@ -207,12 +207,12 @@ pub struct Retrying<S: ?Sized> {
 }
 
 impl<S: ?Sized + Send + Sync> Retrying<S> {
-    /// Tries again what fails at `inner`.
+    /// Retries failed operations of `inner`.
     pub fn new(inner: Arc<S>, policy: Policy) -> Self {
         Self::sharing(inner, policy, Contact::default())
     }
 
-    /// The same for one of several abilities of a store, which share what was heard of it.
+    /// The same for one of several abilities of a store, which share the knowledge whether it has ever responded.
     pub fn sharing(inner: Arc<S>, policy: Policy, contact: Contact) -> Self {
         Self {
             inner,
@@ -225,7 +225,7 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
         Tries::new(self.policy, self.contact.clone())
     }
 
-    /// Runs `work` until it is done or may not be tried again; also says how many tries had failed before.
+    /// Runs `work` until it succeeds or must not be retried; also returns how many attempts had failed before.
     async fn run<T, F>(&self, work: impl Fn() -> F + Send + Sync) -> Result<(T, u32)>
     where
         F: Future<Output = Result<T>> + Send,
@@ -245,7 +245,7 @@ impl<S: ?Sized + Send + Sync> Retrying<S> {
         }
     }
 
-    /// As [`Self::run`], each try limited to the time of a small answer.
+    /// As [`Self::run`], each attempt limited to the time of a small answer.
     async fn ask<T, F>(
         &self,
         op: &'static str,
@@ -293,7 +293,7 @@ impl BlobStore for Retrying<dyn RepoStore> {
     }
 }
 
-/// A download that is opened again where it broke.
+/// A download that is reopened where it broke off.
 struct Download {
     inner: Arc<dyn RepoStore>,
     stream: Option<ByteStream>,
@@ -386,7 +386,7 @@ impl TagStore for Retrying<dyn RepoStore> {
         let Some(tag) = tag.filter(|_| failed > 0 && done == Published::Conflict) else {
             return Ok(done);
         };
-        // A try that seemed to fail may have gone through: then it is we who stand in our own way.
+        // An attempt that seemed to fail may have succeeded: then the conflict is with ourselves.
         let found = self.resolve(&Reference::Tag(tag.clone())).await?;
         Ok(match found {
             Some(found) if found.manifest.digest == manifest.digest => Published::Done,
@@ -411,7 +411,7 @@ impl TagStore for Retrying<dyn RepoStore> {
 impl Untag for Retrying<dyn Untag> {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         let (there, failed) = self.ask("remove tag", || self.inner.untag(tag)).await?;
-        // A try that seemed to fail may have removed it.
+        // An attempt that seemed to fail may have removed it.
         Ok(there || failed > 0)
     }
 }

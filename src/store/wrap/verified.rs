@@ -1,10 +1,10 @@
 //! Checks bytes against their digest, in both directions.
 //!
-//! A small blob is read whole, checked, and fetched once more if it is damaged (a bit may flip on the way as well as in
-//! the store). A bigger one streams, its last piece held back until all is hashed: who reads to the end without an error
-//! has the right bytes. A range cannot be checked and passes through: its readers check frames.
+//! A small blob is read whole, checked, and fetched once more if it is damaged (bits may flip in transit as well as in the
+//! store). A bigger one is streamed, and its last piece is held back until everything is hashed: a reader that reaches the end
+//! without an error has the right bytes. A range cannot be checked and is passed through: its readers check frames.
 //!
-//! For a daemon it also remembers which blobs came with wrong bytes: see [`DamagedBlobs`].
+//! For a daemon it also remembers which blobs were read with wrong bytes: see [`DamagedBlobs`].
 #![deny(clippy::missing_trait_methods)]
 
 use std::{ops::Range, sync::Arc};
@@ -24,10 +24,10 @@ use crate::{
     },
 };
 
-/// Blobs up to this many bytes are checked before the first byte is handed out.
+/// Blobs of up to this many bytes are checked before their first byte is returned.
 const SMALL_BYTES: u64 = 4 << 20;
 
-/// A store whose bytes are right or an error.
+/// A store that returns the right bytes or an error.
 pub struct Verified {
     inner: Arc<dyn RepoStore>,
     /// `None`: nothing is remembered.
@@ -35,7 +35,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Checks what goes into `inner` and what comes out.
+    /// Checks everything written to and read from `inner`.
     pub fn new(inner: Arc<dyn RepoStore>) -> Self {
         Self {
             inner,
@@ -43,7 +43,7 @@ impl Verified {
         }
     }
 
-    /// The same; blobs that come damaged are added to `damaged`, and are absent as long as they are there.
+    /// The same; damaged blobs are added to `damaged`, and count as absent as long as they are listed there.
     pub fn remembering(inner: Arc<dyn RepoStore>, damaged: DamagedBlobs) -> Self {
         Self {
             inner,
@@ -51,7 +51,7 @@ impl Verified {
         }
     }
 
-    /// What is remembered, if a blob is among it.
+    /// The remembered blobs, if this one is among them.
     fn found_damaged(&self, digest: &Digest) -> Option<&DamagedBlobs> {
         self.damaged
             .as_ref()
@@ -73,7 +73,7 @@ impl Verified {
         Ok(found.map(|stream| checked(stream, desc)))
     }
 
-    /// Reads what is there: it may have been damaged only on its way.
+    /// Reads the stored blob again: it may have been damaged only in transit.
     async fn is_whole(&self, desc: &Descriptor) -> bool {
         match self.get_checked(desc, 0..desc.size).await {
             Ok(Some(stream)) => stream.try_for_each(|_| ready(Ok(()))).await.is_ok(),
@@ -114,7 +114,7 @@ fn damaged(desc: &Descriptor, message: &str) -> Error {
     Error::new(ErrorKind::Corrupt, "get", message).at("", desc.digest)
 }
 
-/// A whole blob on its way.
+/// A whole blob in transit.
 struct Checking {
     inner: ByteStream,
     desc: Descriptor,
@@ -124,7 +124,7 @@ struct Checking {
 }
 
 impl Checking {
-    /// The next piece that may be handed out.
+    /// The next piece that may be returned.
     async fn next(&mut self) -> Result<Option<Bytes>> {
         while let Some(piece) = self.inner.try_next().await? {
             self.seen += piece.len() as u64;
@@ -187,7 +187,7 @@ impl BlobStore for Verified {
             return self.inner.put(desc, body).await;
         };
         let put = match &damaged.sweep {
-            // It is never absent meanwhile, and nothing that repositories say of it goes: it may be others' too.
+            // It is never absent meanwhile, and records of repositories are kept: it may belong to others too.
             Some(sweep) => {
                 sweep.replace(desc, body).await?;
                 Put::Stored

@@ -8,7 +8,7 @@ const STALL: Duration = Duration::from_mins(10);
 
 type Piece = Result<Bytes, std::io::Error>;
 
-/// A body, and what sends it.
+/// A body, and the sender of its pieces.
 fn body() -> (mpsc::Sender<Piece>, Body) {
     let (sender, receiver) = mpsc::channel::<Piece>(8);
     let next = |mut receiver: mpsc::Receiver<Piece>| async move {
@@ -29,7 +29,7 @@ async fn another(admission: &Arc<Admission>, name: &str) -> Ticket {
     Ticket::take(admission, key, &extensions).await.unwrap()
 }
 
-/// Places of work and of transfers that are taken, and slow uploads.
+/// Work permits and transfer slots in use, and the number of slow uploads.
 fn places(admission: &Admission) -> (usize, usize, usize) {
     let transfers = admission.transfers.places().taken();
     let slow = admission.uploads.len();
@@ -96,7 +96,7 @@ async fn what_a_piece_is_kept_waiting_for_is_not_the_clients_time() {
     let limit = Duration::from_secs(5);
     let mut received = ticket.receive_within(body, limit);
     for _ in 0..5 {
-        // It comes a moment after it was asked for, and all of them together are as much as a body must bring in a window.
+        // It arrives a moment after it was asked for, and all of them together are as much as a body must bring in a window.
         let comes = async {
             sleep(WINDOW / 100).await;
             drop(sender.send(Ok(some(LEAST / 5))).await);
@@ -189,7 +189,7 @@ async fn slow_body_of_whoever_has_most_is_cut_where_there_are_too_many() {
     assert_eq!(ticket.fault(), Some(&Fault::Crowded));
 }
 
-/// As many as the lane of manifests has room for.
+/// The capacity of the lane of manifests.
 const SLOW: usize = crate::serve::admission::SLOW_MANIFESTS;
 
 #[tokio::test(start_paused = true)]

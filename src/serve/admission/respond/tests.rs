@@ -32,7 +32,7 @@ async fn ticket(admission: &Arc<Admission>, name: &str, connection: &Connection)
     ticket
 }
 
-/// Of a request whose answer is short.
+/// A response of a request whose response is short.
 async fn without_transfer(
     admission: &Arc<Admission>,
     name: &str,
@@ -45,7 +45,7 @@ async fn without_transfer(
         .unwrap()
 }
 
-/// Places of work, and of transfers, that are taken.
+/// Work permits, and transfer slots, in use.
 fn taken(admission: &Admission) -> (usize, usize) {
     let transfers = admission.transfers.places().taken();
     (admission.requests.taken(), transfers)
@@ -91,7 +91,7 @@ async fn who_reads_slowly_on_many_streams_loses_one_to_who_has_none_and_the_othe
         let ticket = ticket(&admission, name, &connection).await;
         streams.push((connection, ticket.respond(pieces(100)).into_body()));
     }
-    // A request is worked on at once, and its blob is sent after a moment; nobody stops reading for long.
+    // A request is processed at once, and its blob is sent after a moment; no client stops reading for long.
     let began = Instant::now();
     let connection = Connection::default();
     let mut new = Box::pin(ticket(&admission, "new", &connection));
@@ -144,7 +144,7 @@ async fn of_who_does_not_read_the_connection_goes_on_when_its_place_goes_to_anot
     };
     let _new = tokio::join!(ticket(&admission, "new", &connection), read);
     tokio::time::sleep(2 * LOOK).await;
-    // All its responses come by one connection, as a rule: one of them alone is lost.
+    // All its responses usually use one connection: only one of them is lost.
     let mut lost = 0;
     for (connection, body) in &mut streams {
         assert!(connection.ends().now_or_never().is_none());
@@ -191,7 +191,7 @@ async fn of_too_many_responses_that_are_not_read_those_of_whoever_has_most_end_t
         let mut body = ticket.respond(pieces(3)).into_body();
         assert!(body.frame().await.is_some());
         held.push((connection, body));
-        // So that the next one gets the place.
+        // So that the next one gets the slot.
         tokio::time::sleep(UNREAD + 2 * LOOK).await;
     }
     let ended = |at: usize| held[at].0.ends().now_or_never().is_some();
@@ -212,7 +212,7 @@ async fn no_more_is_read_for_a_client_while_its_connection_takes_nothing() {
     let body = task::spawn("body", async move { body.frame().await.is_some() });
     tokio::time::sleep(LOOK).await;
     writer.blocked(false);
-    // It is woken, although nobody asks it again.
+    // It is woken although it is not polled again.
     assert!(body.join().await);
 }
 

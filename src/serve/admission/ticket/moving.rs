@@ -1,4 +1,4 @@
-//! What a ticket holds while bytes of its request are on their way.
+//! What a ticket holds while its request's bytes are in transit.
 
 use std::{
     future::poll_fn,
@@ -12,7 +12,7 @@ use super::{Full, Ticket, state::Moves};
 use crate::serve::admission::Transfers;
 
 impl Ticket {
-    /// Takes the places again that the request needs to go on sending or receiving.
+    /// Takes the slots again that the request needs to continue sending or receiving.
     pub(in crate::serve::admission) async fn move_on(&self) {
         let admission = &self.0.admission;
         for (moves, among) in [
@@ -27,7 +27,7 @@ impl Ticket {
         }
     }
 
-    /// Takes a place among transfers, unless it has one, without holding one of work while it waits.
+    /// Takes a slot among transfers, unless it has one, without holding a work permit while waiting.
     ///
     /// # Errors
     /// [`Full`].
@@ -36,7 +36,7 @@ impl Ticket {
         self.moves(&self.0.transfer, among).await
     }
 
-    /// Takes a place among large manifests and lists in memory, unless it has one, without holding one of work while it waits.
+    /// Takes a slot among large manifests and lists in memory, unless it has one, without holding a work permit while waiting.
     ///
     /// # Errors
     /// [`Full`].
@@ -54,7 +54,7 @@ impl Ticket {
         Ok(())
     }
 
-    /// Takes a place among large manifests and lists in memory if it need not wait for one; `false` if it would have to.
+    /// Takes a slot among large manifests and lists in memory if one is free; `false` if it would have to wait.
     pub fn large_transfer_now(&self) -> bool {
         self.moves_now(&self.0.large, &self.0.admission.large_transfers)
     }
@@ -80,7 +80,7 @@ impl Ticket {
         Ok(())
     }
 
-    /// Says that the request's body is in memory no more.
+    /// Notes that the request's body is no longer in memory.
     pub fn drop_body(&self) {
         self.0.keeps_body.store(false, Ordering::Relaxed);
         self.end_transfers();
@@ -89,17 +89,17 @@ impl Ticket {
     pub(super) fn end_transfers(&self) {
         let ended =
             [&self.0.transfer, &self.0.large].map(|moves| std::mem::take(&mut *moves.lock()));
-        // Not under the lock: their places go to somebody else on the spot.
+        // Not under the lock: the next one gets their slots immediately.
         drop(ended);
     }
 
-    /// Says that the body has come.
+    /// Notes that the body has been received.
     pub(in crate::serve::admission) fn end_transfer(&self) {
         let ended = std::mem::take(&mut *self.0.transfer.lock());
         drop(ended);
     }
 
-    /// Says whether its response has a place among transfers, or had one before it rested.
+    /// Returns true if its response has a slot among transfers, or had one before it rested.
     pub(in crate::serve::admission) fn is_transfer(&self) -> bool {
         self.is_large() || !matches!(*self.0.transfer.lock(), Moves::No)
     }
@@ -108,7 +108,7 @@ impl Ticket {
         !matches!(*self.0.large.lock(), Moves::No)
     }
 
-    /// Ready when its transfer is cut off; the last one who asked is woken.
+    /// Ready when its transfer is cut off; wakes only the task that asked last.
     pub(in crate::serve::admission) fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
         let transfer = self.0.transfer.lock().poll_cut(cx);
         let large = self.0.large.lock().poll_cut(cx);
@@ -119,7 +119,7 @@ impl Ticket {
         }
     }
 
-    /// Waits for `work`, unless the request's transfer is cut off for somebody else.
+    /// Waits for `work`, unless the request's transfer is cut off for another caller.
     ///
     /// # Errors
     /// [`Full`].

@@ -1,4 +1,4 @@
-//! What a ticket knows of a transfer, and of waiting.
+//! What a ticket tracks about a transfer, and about waiting.
 
 use std::{
     task::{Context, Poll},
@@ -14,13 +14,13 @@ use super::Transfer;
 pub(super) enum Moves {
     #[default]
     No,
-    /// While the client is slow, or the request rests: its place is for others.
+    /// While the client is slow, or the request rests: others may have its slot.
     Rests,
     Yes(Transfer),
 }
 
 impl Moves {
-    /// Its place, for others.
+    /// Returns its slot, for others.
     pub(super) fn rest(&mut self) -> Option<Transfer> {
         match std::mem::take(self) {
             Self::No => None,
@@ -43,7 +43,7 @@ impl Moves {
     }
 }
 
-/// How long a request waited for others.
+/// How long a request has waited for others.
 #[derive(Default)]
 pub(super) struct Waits {
     pub(super) before: Duration,

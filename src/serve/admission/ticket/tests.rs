@@ -54,7 +54,7 @@ async fn large_manifests_that_rest_hold_no_places_and_few_are_kept() {
     let ends = futures_util::future::join_all(rests).await;
     let stayed = ends.iter().filter(|(stays, _)| *stays).count();
     assert_eq!(stayed, SLOW_MANIFESTS);
-    // Who goes on has its place again.
+    // A request that continues has its slot again.
     assert!(ends.iter().all(|(stays, has_place)| !stays || *has_place));
     assert_eq!(places.taken(), 0);
 }

@@ -41,7 +41,7 @@ async fn whoever_has_fewer_gets_a_place_of_whoever_has_most_and_nobody_else_lose
     let new = transfers.enter(&named("new")).await.unwrap();
     assert_eq!(began.elapsed(), GRACE);
     assert!(many[13].is_cut() && cut(&many) == 1 && cut(&some) == 0);
-    // What was cut may last as long as it likes: its place is gone.
+    // A cut transfer may last as long as it likes: its slot is gone.
     assert_eq!(transfers.places().taken(), 16);
     drop((many, some));
     assert_eq!(transfers.places().taken(), 1);
@@ -101,7 +101,7 @@ async fn nobody_is_cut_where_that_helps_nobody_or_for_little_and_many_waiters_of
         }
         cuts.push(cut(&many));
     }
-    // Not beyond what leaves the others about twice as many.
+    // Not beyond the point where the others have about twice as many.
     assert!(
         cuts.windows(2).all(|pair| pair[1] <= pair[0] + 1),
         "{cuts:?}"
@@ -122,7 +122,7 @@ async fn whoever_has_taken_reserved_places_gets_more_of_whoever_has_the_rest() {
         own.push(transfers.enter(&few).await.unwrap());
         assert_eq!(began.elapsed(), GRACE);
         assert_eq!((cut(&held), cut(&own)), (1, 0));
-        // The reserved ones that are left are not for it, nor do they go to whoever has most.
+        // The remaining reserved slots are not for it, and the caller with most does not get them either.
         assert!(transfers.enter_now(&few).is_none() && transfers.enter_now(&many).is_none());
         assert!(transfers.enter_now(&named("new")).is_some());
     }
@@ -134,7 +134,7 @@ async fn where_places_became_fewer_whoever_has_most_gives_back_what_there_is_too
     let held = all_of(&transfers, &named("many"));
     assert_eq!(held.len(), 56);
     transfers.places().resize(48);
-    // Nobody is cut while nobody waits.
+    // Nothing is cut while nobody waits.
     tokio::time::advance(GRACE * 2).await;
     assert_eq!(cut(&held), 0);
     let began = Instant::now();
@@ -147,7 +147,7 @@ async fn where_places_became_fewer_whoever_has_most_gives_back_what_there_is_too
 
 #[tokio::test(start_paused = true)]
 async fn a_crowd_keeps_half_from_nobody_with_a_name_and_takes_nothing_of_theirs() {
-    // While it has more than half it gives way, though nobody has as many as `a`.
+    // While it has more than half it gives way, though no single caller has as many as `a`.
     let crowded = transfers(8, None);
     let held = [0; 2].map(|_| crowded.enter_now(&named("a")).unwrap());
     let crowd = [0, 1, 2, 3, 4, 5].map(|n| crowded.enter_now(&address(n)).unwrap());
@@ -164,11 +164,11 @@ async fn a_crowd_keeps_half_from_nobody_with_a_name_and_takes_nothing_of_theirs(
         held.push(transfers.enter(&named("a")).await.unwrap());
     }
     assert_eq!(cut(&crowd), 4);
-    // It has half, and `a` more than anybody.
+    // It has half, and `a` has more than any other caller.
     assert!(transfers.enter(&address(99)).await.is_err());
     assert!(transfers.enter(&named("a")).await.is_err());
     assert_eq!((cut(&crowd), cut(&held)), (4, 0));
-    // Another one with a name has fewer than `a`.
+    // Another named caller has fewer than `a`.
     let other = transfers.enter(&named("b")).await.unwrap();
     assert_eq!((cut(&crowd), cut(&held)), (4, 1));
     drop(other);
@@ -182,7 +182,7 @@ async fn what_lasts_long_gives_way_to_whoever_has_none() {
         .map(|n| transfers.enter_now(&named(&n.to_string())).unwrap())
         .collect();
     let began = Instant::now();
-    // Whoever has one has no more than the others.
+    // Every caller with one has no more than the others.
     let first = named("0");
     let mut more = Box::pin(transfers.enter(&first));
     assert!((&mut more).now_or_never().is_none());

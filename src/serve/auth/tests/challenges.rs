@@ -1,4 +1,4 @@
-//! What a `401` says, and to whom.
+//! Contents of a `401`, and who receives it.
 
 use axum::http::{Method, StatusCode};
 
@@ -233,7 +233,7 @@ async fn certificate_is_a_name_and_what_it_lacks_can_be_shown() {
         .await;
     assert_eq!(allowed.unwrap().name(), "ci");
     assert!(d.authority.authorize(&request, &ci, &[]).await.is_ok());
-    // Another name may be shown beside it.
+    // It may be sent together with another name.
     let lacking = d
         .authority
         .authorize(&request, &ci, &[Need::pull("x")])
@@ -276,14 +276,14 @@ async fn local_daemon_without_settings_asks_nobody_and_keeps_no_key() {
         .await
         .unwrap();
     let needs = [Need::push("a"), Need::delete("b")];
-    // Credentials for somebody else's registry at this address are not looked at.
+    // Credentials for another registry at this address are ignored.
     let request = parts("/v2/", &[("host", HOST), ("authorization", "Basic eDp5")]);
     for peer in [Peer::unix(), Peer::tcp("127.0.0.1".parse().unwrap())] {
         assert!(authority.authorize(&request, &peer, &needs).await.is_ok());
         assert!(authority.authorize(&request, &peer, &[]).await.is_ok());
     }
     assert!(!state.exists());
-    // What a proxy forwards is not local.
+    // A request forwarded by a proxy is not local.
     let forwarded = parts("/v2/", &[("host", HOST), ("x-forwarded-for", "192.0.2.9")]);
     let refusal = authority.authorize(&forwarded, &Peer::unix(), &needs).await;
     assert_eq!(refusal.unwrap_err().status, StatusCode::FORBIDDEN);
@@ -319,7 +319,7 @@ async fn unix_socket_is_trusted_beside_users_until_it_is_not() {
 #[tokio::test]
 async fn refusals_say_what_is_missing() {
     let d = daemon().await;
-    // A token of nobody, as clients without a login get one.
+    // A token of an anonymous caller, as clients without a login get one.
     let nobody = d.bearer("repository%3Ateam%2Fa%3Apull", None).await;
     let refusal = d.may(&nobody, &[Need::pull("team/a")]).await.unwrap_err();
     assert_eq!(refusal.message, "authentication required");
@@ -330,7 +330,7 @@ async fn refusals_say_what_is_missing() {
         refusal.message,
         "the token does not allow to push to `team/a`"
     );
-    // A push looks first, so this is what its user is told.
+    // A push reads first, so this is the message that its user sees.
     let pushes = daemon_with(|c| c.grants.push(rule(&["ci"], &["out/**"], &[Action::Push]))).await;
     let refusal = pushes
         .may(&login, &[Need::pull("out/a")])

@@ -114,7 +114,7 @@ async fn buildkit_mounts_from_what_it_may_not_read_and_pushes_all_the_same() {
 async fn buildkit_asks_by_get_and_then_by_post() {
     let d = daemon().await;
     let scope = "scope=repository%3Ateam%2Fapp%3Apull%2Cpush&service=cachectld";
-    // With an identity token there is no name, and the GET is not the way.
+    // With an identity token there is no name, and the client does not use GET.
     let identity = d
         .get("offline_token=true", Some(&basic("ci", CI_PASSWORD)))
         .await
@@ -133,7 +133,7 @@ async fn buildkit_asks_by_get_and_then_by_post() {
     ];
     let second = d.ask(Method::POST, "/token", &headers, &form).await;
     assert_eq!(second.status, StatusCode::OK);
-    // With name and password either way does, and wrong ones do in neither.
+    // With name and password both methods work, and wrong ones work in neither.
     let form = |password: &str| {
         format!(
             "client_id=buildkit-client&grant_type=password&password={password}&{scope}&username=ci"
@@ -197,7 +197,7 @@ async fn oras_gets_a_refresh_token_only_if_it_asks() {
 #[tokio::test]
 async fn crane_widens_its_token_to_delete() {
     let d = daemon().await;
-    // It asks to push where it means to delete, and puts several scopes into one.
+    // It requests push although it is about to delete, and puts several scopes into one parameter.
     let dev = basic("dev", DEV_PASSWORD);
     let token = d
         .bearer("repository%3Adev%2Fa%3Apush%2Cpull", Some(&dev))

@@ -1,4 +1,4 @@
-//! No secret is found in what is logged, shown or answered (faults.md T45).
+//! No secret appears in logs, debug output or answers (faults.md T45).
 
 use std::{
     io::{self, Write},

@@ -30,7 +30,7 @@ pub(super) const CI_PASSWORD: &str = "correct horse";
 pub(super) const DEV_PASSWORD: &str = "s:with:colons";
 /// The static token of `bot`.
 pub(super) const BOT_TOKEN: &str = "bot-0123456789abcdef0123456789abcdef";
-/// Where clients think the daemon is.
+/// The host name that clients use for the daemon.
 pub(super) const HOST: &str = "cache.example:5000";
 
 /// An authority and its files: `ci` and `bot` may pull and push below `team/`, `dev` may pull everywhere and delete below
@@ -103,7 +103,7 @@ impl Daemon {
         self.authority.reload(self.config.clone()).await
     }
 
-    /// Says whether a remote client with this `Authorization` may.
+    /// Returns the principal of a remote client with this `Authorization`, or its refusal.
     pub(super) async fn may(
         &self,
         authorization: &str,
@@ -113,7 +113,7 @@ impl Daemon {
         self.authority.authorize(&parts, &remote(), needs).await
     }
 
-    /// Says whether a remote client that shows nothing may.
+    /// The same for a remote client without credentials.
     pub(super) async fn may_unasked(&self, needs: &[Need<'_>]) -> Result<Principal, Refusal> {
         let parts = parts("/v2/", &[("host", HOST)]);
         self.authority.authorize(&parts, &remote(), needs).await
@@ -135,7 +135,7 @@ impl Daemon {
         self.ask_from(remote(), request).await
     }
 
-    /// The same as whoever is at the other end.
+    /// The same from another kind of peer.
     pub(super) async fn ask_from(&self, peer: Peer, mut request: Request<Body>) -> Answer {
         request.extensions_mut().insert(peer);
         let observer = Observer::new(Http::default());
@@ -166,7 +166,7 @@ impl Daemon {
         self.ask(Method::POST, "/token", &headers, form).await
     }
 
-    /// A token of the flow, as `Authorization` shows it.
+    /// A token of the flow, as an `Authorization` value.
     pub(super) async fn bearer(&self, scope: &str, authorization: Option<&str>) -> String {
         let answer = self.get(&format!("scope={scope}"), authorization).await;
         assert_eq!(answer.status, StatusCode::OK);
@@ -200,7 +200,7 @@ pub(super) fn challenges(refusal: &Refusal) -> Vec<String> {
     all.map(|(_, v)| v.to_str().unwrap().to_owned()).collect()
 }
 
-/// Signs any claims under any header, as somebody could who has `key`.
+/// Signs any claims under any header, as anybody with `key` could.
 pub(super) fn forge(header: &Value, claims: &Value, key: &str) -> String {
     use base64::prelude::BASE64_URL_SAFE_NO_PAD as B64;
     use hmac::{Hmac, KeyInit as _, Mac as _};

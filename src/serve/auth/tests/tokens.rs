@@ -24,7 +24,7 @@ fn hs256() -> Value {
     json!({"alg": "HS256", "typ": "JWT"})
 }
 
-/// Claims as ours are, for `dev` who may read everything.
+/// Valid claims, for `dev` who may read everything.
 fn good() -> Value {
     json!({
         "iss": "cachectld", "aud": "cachectld", "sub": "dev", "jti": "x",
@@ -46,7 +46,7 @@ fn without(field: &str) -> Value {
 }
 
 async fn assert_invalid(d: &Daemon, token: &str, why: &str) {
-    // Not even where nothing needs to be shown.
+    // Refused even if no credentials are needed.
     for need in [Need::pull("a"), Need::pull("public/a")] {
         let refusal = d
             .may(&format!("Bearer {token}"), &[need])
@@ -66,7 +66,7 @@ async fn token_of_ours_opens_what_it_says_as_far_as_its_name_may() {
     let d = keyed().await;
     let token = format!("Bearer {}", forge(&hs256(), &good(), KEY));
     assert!(d.may(&token, &[Need::pull("a")]).await.is_ok());
-    // In the token, not in the grants; in the grants, not in the token.
+    // Allowed by the token but not by the grants; by the grants but not by the token.
     let refusal = d.may(&token, &[Need::push("a")]).await.unwrap_err();
     assert_eq!(refusal.status, StatusCode::FORBIDDEN);
     let refusal = d.may(&token, &[Need::pull("b")]).await.unwrap_err();
@@ -154,7 +154,7 @@ async fn header_is_not_believed() {
         let (head, _) = unsigned.rsplit_once('.').unwrap();
         assert_invalid(&d, &format!("{head}."), algorithm).await;
     }
-    // Keys that the token brings along or points at.
+    // Keys that the token contains or refers to.
     let mine = "my own key my own key my own key";
     let header = json!({
         "alg": "HS256", "kid": "../../dev/null", "jku": "https://evil.example/jwks",
@@ -184,7 +184,7 @@ async fn refresh_token_opens_nothing_and_a_token_refreshes_nothing() {
         answer.text("token")
     );
     assert_eq!(d.post(&form).await.status, StatusCode::UNAUTHORIZED);
-    // Nor does it get the next one: it would never end.
+    // Nor can it obtain another one, or access would never expire.
     let again = d
         .get(
             "scope=repository%3Ateam%2Fa%3Apull",
@@ -319,7 +319,7 @@ async fn token_of_a_certificate_is_good_only_together_with_it() {
             "{peer:?}"
         );
     }
-    // What was bought with a password needs no certificate, though it was bought over a connection with one.
+    // A token obtained with a password needs no certificate, even if it was obtained over a connection with one.
     let request = Request::get("/token?scope=repository:team/a:pull,push")
         .header("authorization", basic("ci", CI_PASSWORD))
         .body(Body::empty());
@@ -357,7 +357,7 @@ async fn token_to_list_shows_what_its_name_may_read_and_any_other_token_lists_no
     let lists = token("registry%3Acatalog%3A*").await;
     let who = d.may(&lists, &catalog).await.unwrap();
     assert!(who.may_list("team/a") && who.may_list("public/a") && !who.may_list("dev/a"));
-    // It reads nothing.
+    // It grants no reading.
     assert!(!who.may(&Need::pull("team/a")));
     let reads = token("repository%3Ateam%2Fa%3Apull").await;
     let refusal = d.may(&reads, &catalog).await.unwrap_err();

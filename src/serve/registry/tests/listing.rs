@@ -68,7 +68,7 @@ async fn tags_are_listed_by_bytes_and_in_pages() {
 #[tokio::test]
 async fn referrers_are_described_filtered_and_forgotten_with_their_manifest() {
     let door = Door::open().await;
-    // The subject need not be there.
+    // The subject need not exist.
     let subject = Digest::sha256_of(b"later");
     let mut document = image(&door, "a", &[]).await;
     document["subject"] = json!({"mediaType": media::IMAGE_MANIFEST, "digest": subject, "size": 5});
@@ -90,7 +90,7 @@ async fn referrers_are_described_filtered_and_forgotten_with_their_manifest() {
     assert_eq!(only.as_array().unwrap().len(), 1);
     assert_eq!(only[0]["digest"], json!(digest_of(&document)));
     assert_eq!(only[0]["annotations"]["k"], "v");
-    // Without a word of its own, the config's type says what it is.
+    // Without an artifact type, the config's type is used.
     let of_config = door
         .get(&format!(
             "{path}?artifactType=application/vnd.oci.image.config.v1%2Bjson"
@@ -132,13 +132,13 @@ async fn a_page_of_referrers_reads_so_many_bytes_and_the_next_ones_have_the_rest
         }
         found.dedup();
         assert_eq!(found.len(), count);
-        // What is recorded to be of another type is not read at all.
+        // A manifest recorded with another type is not read at all.
         assert_eq!(pages > 1, count > 0, "{pages} pages of {wanted}");
     }
     assert_eq!(door.admission.lists.taken(), 0);
 }
 
-/// Records of a store that takes its time.
+/// Records of a slow store.
 struct SlowRecords {
     inner: Arc<dyn Records>,
     takes: Duration,
@@ -200,7 +200,7 @@ impl Repositories for Slow {
     }
 }
 
-/// The door over the same store, each record of which takes so long; and how often it lists a folder.
+/// The door over the same store, each record of which takes this long; and how often it lists a folder.
 fn slowed(door: Door, takes: Duration) -> (Door, Arc<AtomicU32>) {
     let listed = Arc::<AtomicU32>::default();
     let slow = Slow {
@@ -214,7 +214,7 @@ fn slowed(door: Door, takes: Duration) -> (Door, Arc<AtomicU32>) {
 
 const SUBJECT: &str = "a subject";
 
-/// Refers `count` manifests of a type to a subject, as the store has them; the files of their bytes.
+/// Creates `count` manifests of a type that refer to a subject, as the store has them; returns the files of their bytes.
 fn refer(door: &Door, kind: &str, count: usize) -> Vec<PathBuf> {
     let root = door.dir.path().join("store");
     let subject = Digest::sha256_of(SUBJECT.as_bytes());
@@ -243,7 +243,7 @@ fn refer(door: &Door, kind: &str, count: usize) -> Vec<PathBuf> {
     files
 }
 
-/// The referrers on each page of the subject of [`refer`], and where the second one is.
+/// The referrers on each page of the subject of [`refer`], and the URL of the second page.
 async fn referrers(door: &Door, query: &str) -> (Vec<Vec<String>>, String) {
     let subject = Digest::sha256_of(SUBJECT.as_bytes());
     let (mut pages, mut second) = (Vec::new(), String::new());
@@ -289,7 +289,7 @@ async fn a_page_of_referrers_reads_five_hundred_manifests_and_the_next_ones_have
 #[tokio::test]
 async fn a_filter_reads_no_manifest_of_another_type_unless_an_older_release_recorded_it() {
     let door = Door::open().await;
-    // More than a page may read, whose bytes are lost: they would be looked for.
+    // More than a page may read, whose bytes are lost: reading them would show.
     for lost in refer(&door, "application/x.other", 1200) {
         std::fs::remove_file(lost).unwrap();
     }
@@ -331,7 +331,7 @@ async fn a_referrer_whose_record_is_damaged_is_left_out() {
         .unwrap();
     std::fs::write(one.path(), "").unwrap();
     assert_eq!(referrers(&door, "").await.0.concat().len(), 2);
-    // It is the store's fault, not that of whoever asks for something else.
+    // An error of the store, not of a caller that asks for something else.
     let name = one.file_name().into_string().unwrap().replace('-', ":");
     let deleted = door.delete(&format!("/v2/a/manifests/{name}")).await;
     assert_eq!(
@@ -433,7 +433,7 @@ async fn a_catalog_asks_whether_a_repository_holds_anything_and_not_for_all_of_i
         let document = image(&door, repo, &[]).await;
         door.put_manifest(repo, "v1", &document).await;
     }
-    // Of what is no manifest's record, the whole list tells.
+    // Listing everything reports a key that is not a manifest's record.
     let odd = door.dir.path().join("store/r/odd/manifests");
     std::fs::create_dir_all(&odd).unwrap();
     let (door, listed) = slowed(door, Duration::ZERO);
@@ -461,7 +461,7 @@ async fn repositories_that_a_caller_may_not_read_are_not_listed() {
         let get = |path| tenant.send_as(Method::GET, path, "", "");
         let all = get("/v2/_catalog").await;
         assert_eq!(all.json()["repositories"], json!(wanted), "{name}");
-        // Neither do pages tell of others.
+        // Nor do pages show others.
         let page = get("/v2/_catalog?n=1").await;
         assert_eq!(page.json()["repositories"], json!(wanted[..1]), "{name}");
         let link = page.header("link");

@@ -233,13 +233,13 @@ async fn image_or_index_without_its_required_fields_is_refused() {
             assert_eq!(put.code(), wanted, "{media_type} {text}");
         }
     }
-    // What other types hold is their own affair.
+    // The contents of other types are not checked.
     let headers = [("content-type", "application/vnd.example+json")];
     let put = door
         .send(Method::PUT, "/v2/a/manifests/x", &headers, r#"{"bad":1}"#)
         .await;
     assert_eq!(put.status, StatusCode::CREATED);
-    // As an older release took it.
+    // As accepted by an older release.
     let old = crate::artifact::Manifest::new(media::IMAGE_MANIFEST, r#"{"bad":1}"#);
     let repository = door.registry.repository(&"a".parse().unwrap());
     let tags = ["old".parse().unwrap()];
@@ -387,11 +387,11 @@ async fn manifest_that_a_browser_would_run_is_refused_and_an_old_one_is_served_a
             "{media_type}"
         );
     }
-    // Nor by its own word, where the request says nothing.
+    // Nor by its own media type, if the request has none.
     let own = r#"{"schemaVersion":2,"mediaType":"text/html"}"#;
     let put = door.send(Method::PUT, "/v2/a/manifests/x", &[], own).await;
     assert_eq!(put.code(), "MANIFEST_INVALID");
-    // As an older release took it.
+    // As accepted by an older release.
     let old = crate::artifact::Manifest::new("text/html", page);
     let repository = door.registry.repository(&"a".parse().unwrap());
     repository
@@ -449,7 +449,7 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
     let admission = door.admission.clone();
     let places = admission.large_transfers.places();
     let mut polls = 0;
-    // One caller may have all places but the two that are kept for others; the rest wait with what one read brought.
+    // One caller may have all permits but the two that are reserved for others; the rest wait with what one read returned.
     while places.taken() < 14 || places.waiting() < 26 {
         for one in &mut held {
             assert!(one.as_mut().now_or_never().is_none());
@@ -461,7 +461,7 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
     assert_eq!(places.taken(), 14);
     assert_eq!(admission.large_manifests.taken(), 0);
     assert_eq!(admission.requests.taken(), 0);
-    // Whoever sends slowly keeps nobody from the places: few are kept in memory, the others are cut.
+    // Slow senders do not keep others from the permits: a few bodies are kept in memory, the others are cut.
     let mut all = Box::pin(join_all(held));
     let while_they_send = tokio::time::timeout(Duration::from_secs(20), &mut all).await;
     assert!(while_they_send.is_err());
@@ -476,7 +476,7 @@ async fn large_manifests_that_do_not_end_take_few_places_for_a_moment_and_small_
     let put = door.put_manifest("a", "large", &large).await;
     assert_eq!(put.status, StatusCode::CREATED);
     assert_eq!(places.taken(), 0);
-    // After a minute all are over.
+    // After a minute all have ended.
     let over = all.await;
     let cut = over
         .iter()

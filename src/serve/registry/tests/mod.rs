@@ -39,14 +39,14 @@ mod pushing;
 mod sharing;
 mod tenancy;
 
-/// A door over a store of its own.
+/// A door over its own store.
 struct Door {
     registry: Registry,
     gateway: Gateway,
     admission: Arc<Admission>,
     dir: Arc<tempfile::TempDir>,
     peer: Peer,
-    /// What its store was asked.
+    /// Counts the requests to its store.
     asked: Arc<Counters>,
 }
 
@@ -66,7 +66,7 @@ impl Reply {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// The code of its error; empty if it is none.
+    /// The code of its error; empty if it is not an error.
     fn code(&self) -> String {
         let read: Result<Value, _> = serde_json::from_slice(&self.body);
         let code = read
@@ -81,12 +81,12 @@ impl Door {
         Self::over(Arc::new(tempfile::tempdir().unwrap()), false).await
     }
 
-    /// Another daemon over the same store; `shared` as over a bucket, where uploads may go on at another one.
+    /// Another daemon over the same store; `shared` as over a bucket, where another daemon may continue uploads.
     async fn over(dir: Arc<tempfile::TempDir>, shared: bool) -> Self {
         let url: StoreUrl = format!("disk:{}/store", dir.path().display())
             .parse()
             .unwrap();
-        // As a daemon opens it: the store itself checks what comes.
+        // As a daemon opens it: the store itself checks received content.
         let options = Options {
             verified: false,
             ..Options::default()
@@ -141,7 +141,7 @@ impl Door {
         self.send(Method::DELETE, path, &[], "").await
     }
 
-    /// Begins an upload; where it goes on.
+    /// Begins an upload; returns its URL.
     async fn begin(&self, repo: &str) -> String {
         let path = format!("/v2/{repo}/blobs/uploads/");
         let begun = self.send(Method::POST, &path, &[], "").await;
@@ -189,13 +189,13 @@ async fn read(response: Response<Body>) -> Reply {
     }
 }
 
-/// A location with one more parameter.
+/// A URL with one more parameter.
 fn with(location: &str, name: &str, value: &impl std::fmt::Display) -> String {
     let joint = if location.contains('?') { '&' } else { '?' };
     format!("{location}{joint}{name}={value}")
 }
 
-/// A manifest of blobs that are there.
+/// A manifest of existing blobs.
 async fn image(door: &Door, repo: &str, layers: &[&[u8]]) -> Value {
     let config = door.push(repo, b"{}").await;
     let mut all = Vec::new();

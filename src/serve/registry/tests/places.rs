@@ -1,17 +1,17 @@
-//! What a request for a manifest takes a place for, and when; and what it asks the store for.
+//! Which permits a manifest request takes, and when; and what it asks the store for.
 
 use futures_util::FutureExt as _;
 
 use super::*;
 use crate::serve::admission::{Key, Permit, Pool};
 
-/// Every place there is, each of somebody else.
+/// Takes every permit, each for another caller.
 fn all_places(pool: &Pool) -> Vec<Permit> {
     let keys = (0..).map(|n| Key::Principal(format!("other {n}").into()));
     keys.map_while(|key| pool.enter_now(key)).collect()
 }
 
-/// Lets a request go on until it waits for a place, or fails.
+/// Polls a request until it waits for a permit, or fails.
 async fn waits<T>(pool: &Pool, request: &mut (impl Future<Output = T> + Unpin)) {
     for _ in 0..1_000_000 {
         assert!(request.now_or_never().is_none(), "it took no place");
@@ -53,7 +53,7 @@ async fn a_large_manifest_has_its_place_before_it_is_read_and_small_ones_need_no
     let put = door.put_manifest("a", "large", &large).await;
     door.put_manifest("a", "small", &small).await;
     let digest = put.header("docker-content-digest");
-    // Whoever reads it is told that it is not there.
+    // Readers see that it does not exist.
     let hex = digest.strip_prefix("sha256:").unwrap();
     std::fs::remove_file(door.dir.path().join("store/blobs/sha256").join(hex)).unwrap();
     let pool = &door.admission.large_manifests;
@@ -125,14 +125,14 @@ async fn a_push_asks_the_store_for_what_it_names_without_a_place_among_large_man
     let blob = door.push("a", b"blob").await;
     let repository = door.registry.repository(&"a".parse().unwrap());
     let desc = crate::artifact::Descriptor::new("a/b", blob, 4);
-    // The store answers nobody.
+    // The store does not answer.
     let mut streams = Vec::new();
     for _ in 0..Options::default().concurrency {
         streams.push(repository.get_blob(&desc, 0..4).await.unwrap().unwrap());
     }
     let admission = &door.admission;
     let mut put = Box::pin(door.put_manifest("a", "large", &large));
-    // The clock goes on only when everything waits.
+    // The clock advances only when everything waits.
     let asks = tokio::time::timeout(std::time::Duration::from_secs(1), &mut put);
     assert!(asks.await.is_err(), "the store answered");
     assert_eq!(admission.large_transfers.places().taken(), 1);
@@ -156,7 +156,7 @@ async fn one_caller_cannot_have_all_places_to_look_manifests_up() {
     let rest = all_places(pool);
     let mut get = Box::pin(door.get(path));
     waits(pool, &mut get).await;
-    // Of those who wait the one that has least is next.
+    // Of those that wait, the caller with least is next.
     let more = Box::pin(pool.enter(one()));
     drop(rest);
     assert_eq!(get.await.status, StatusCode::OK);
@@ -170,7 +170,7 @@ async fn a_tag_is_folded_in_a_place_among_merges_and_what_is_remembered_needs_no
     push_cache(&door, "cache", "one").await;
     push_cache(&door, "cache", "two").await;
     let served = door.get("/v2/a/manifests/cache").await;
-    // Another daemon, which remembers nothing.
+    // Another daemon, without any memory.
     let door = Door::over(door.dir.clone(), false).await;
     let pool = &door.admission.merges;
     let places = all_places(pool);
@@ -214,7 +214,7 @@ async fn a_push_asks_for_nothing_after_the_first_unknown_digest() {
     use super::sharing::{Tenant, tenants_at};
     use crate::store::repository::AT_ONCE;
     let door = tenants_at(Door::open().await).await;
-    // Children are asked for by the order of their digests.
+    // Children are looked up in the order of their digests.
     let is_first = |blob: &String| Digest::sha256_of(blob.as_bytes()).hex().starts_with("00");
     let gone = (0..100_000)
         .map(|n| format!("gone {n}"))
@@ -228,7 +228,7 @@ async fn a_push_asks_for_nothing_after_the_first_unknown_digest() {
         json!({"schemaVersion": 2, "mediaType": "application/vnd.example.kept.v1+json", "layers": layers})
     };
     let kind = "application/vnd.example.kept.v1+json";
-    // One who sees what is linked, and one who sees everything: what was deleted is unknown to both.
+    // One caller that sees linked blobs, and one that sees everything: deleted blobs are unknown to both.
     for name in ["a", "admin"] {
         let by = Tenant { door: &door, name };
         for blob in known.iter().chain([&gone]) {

@@ -62,7 +62,7 @@ async fn a_range_of_something_else_is_answered_with_the_whole() {
             (status, body.as_bytes()),
             "{validator}"
         );
-        // Not even a range that it does not have is refused then.
+        // Then even an unsatisfiable range is not refused.
         let headers = [("range", "bytes=20-"), ("if-range", validator)];
         let reply = door.send(Method::GET, &path, &headers, "").await;
         let refused = reply.status == StatusCode::RANGE_NOT_SATISFIABLE;

@@ -260,7 +260,7 @@ async fn chunks_of_one_upload_that_come_at_once_to_several_daemons_are_taken_in_
             assert_eq!(range, (StatusCode::RANGE_NOT_SATISFIABLE, "0-2"));
         }
     }
-    // At one daemon one of them is first.
+    // With a single daemon one of them is first.
     let at = doors[1].begin("a").await;
     let all = (0..8).map(|_| doors[1].send(Method::PATCH, &at, &chunk, "abc"));
     let mut all = futures_util::future::join_all(all).await;
@@ -299,7 +299,7 @@ async fn a_false_word_of_how_far_an_upload_is_leaves_it_as_it_was() {
                     let put = door.send(Method::PUT, &put, &[], "x").await;
                     assert_eq!(put.status, StatusCode::RANGE_NOT_SATISFIABLE, "{said}");
                 } else {
-                    // Only the range says where a chunk goes.
+                    // Only the range determines where a chunk belongs.
                     let chunk = [("content-range", "9-9")];
                     let patch = door.send(Method::PATCH, &false_at, &chunk, "x").await;
                     assert_eq!(patch.status, StatusCode::RANGE_NOT_SATISFIABLE, "{said}");

@@ -1,8 +1,8 @@
-//! Who may read some repositories only does not get the blobs of others by knowing their digests.
+//! A caller that may read only some repositories cannot get the blobs of others by knowing their digests.
 
 use super::*;
 
-/// A type of manifests of which nothing is required but what every document must have.
+/// A manifest type without any requirements beyond those of every document.
 const KIND: &str = "application/vnd.example.kept.v1+json";
 
 /// A door where `a` may do everything in `a/**`, `b` in `b/**`, and `admin` everywhere.
@@ -200,7 +200,7 @@ async fn tenant_reads_what_he_pushed_and_what_manifests_of_his_repository_name()
             .status,
         StatusCode::CREATED
     );
-    // As a release left it that noted no manifest as checked.
+    // As left by a release that did not record checked manifests.
     let image = Digest::sha256_of(naming(&common).as_bytes());
     for digest in [&common, &image] {
         let key = crate::store::keys::linked(&"b/x".parse().unwrap(), digest);

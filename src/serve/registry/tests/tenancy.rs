@@ -1,5 +1,5 @@
-//! What a tenant sees does not depend on what another one stores: the same random requests and verbs, once in a store where another
-//! tenant has content and once where there is none, are answered alike, byte by byte.
+//! What a tenant sees does not depend on what another one stores: the same random requests and verbs get byte-identical answers
+//! in a store with content of another tenant and in one without.
 
 use parking_lot::Mutex;
 
@@ -34,7 +34,7 @@ impl Watch for Warnings {
     }
 }
 
-/// A store with the tenant `b`, and perhaps the content of `a`.
+/// A store with the tenant `b`, and optionally the content of `a`.
 struct World {
     door: Door,
     store: Store,
@@ -91,7 +91,7 @@ impl World {
         self.store.repository(&name.parse().unwrap()).unwrap()
     }
 
-    /// What somebody who reads everything pushed for `b`.
+    /// Content that a caller who reads everything pushed for `b`.
     async fn common(&self) {
         let own = self.repository("b/x");
         let (config, lay) = (store(&own, b"[]").await, store(&own, b"common").await);
@@ -101,7 +101,7 @@ impl World {
             .unwrap();
     }
 
-    /// What `b` left behind by an older release: a layer from elsewhere, what was merged from it, and what was pushed then.
+    /// What `b` left behind with an older release: a foreign layer, what was merged from it, and what was pushed at that time.
     async fn planted(&self) {
         let own = self.repository("b/x");
         let foreign = Digest::sha256_of(SECRET);
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// The context of a verb that `b` calls, and what it warns of.
+    /// The context of a verb called by `b`, and the verb's warnings.
     fn context(&self) -> (Context, Arc<Warnings>) {
         let warnings = Arc::new(Warnings::default());
         let b = |repo: &Repo| repo.as_str().starts_with("b/");
@@ -167,7 +167,7 @@ impl World {
     }
 }
 
-/// A reply without what differs from run to run: where an upload goes on, dates, and the request's own id.
+/// A reply without the parts that differ from run to run: URLs of uploads, dates, and the request's own id.
 fn shown(reply: &Reply) -> String {
     let mut headers: Vec<String> = reply
         .headers
@@ -239,10 +239,10 @@ enum Step {
     Verb(Verb, String),
 }
 
-/// Makes up what `b` does; knows all digests of the other tenant, and may come to know its bytes.
+/// Generates the actions of `b`; knows all digests of the other tenant, and may learn its bytes.
 struct Maker {
     random: fastrand::Rng,
-    /// What manifests of `b` had as digests.
+    /// Digests of the manifests of `b`.
     manifests: Vec<Digest>,
 }
 

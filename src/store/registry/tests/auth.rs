@@ -1,4 +1,4 @@
-//! Credentials and tokens against a registry that wants them.
+//! Credentials and tokens with a registry that requires them.
 
 use std::sync::{
     Arc,
@@ -14,7 +14,7 @@ use crate::{
     store::{ErrorKind, Expect, TagStore as _},
 };
 
-/// A token endpoint on a host of its own that numbers its tokens: `t1`, `t2` …
+/// A token endpoint on a separate host that numbers its tokens: `t1`, `t2` …
 async fn tokens(rule: impl Fn(&Call) -> Option<Reply> + Send + Sync + 'static) -> Fake {
     let count = AtomicU64::new(0);
     Fake::start(move |call| {
@@ -38,7 +38,7 @@ fn challenge(realm: &str, rest: &str) -> Reply {
     )
 }
 
-/// A registry that wants the token with at least the number in `valid`.
+/// A registry that requires a token with at least the number in `valid`.
 async fn wants_token(
     realm: &str,
     valid: Arc<AtomicU64>,
@@ -46,7 +46,7 @@ async fn wants_token(
 ) -> Fake {
     let realm = realm.to_owned();
     Fake::start(move |call| {
-        // The script first: it may spoil the token in the middle.
+        // The script first: it may invalidate the token in the middle.
         let act = script(call);
         let number = call
             .header("authorization")
@@ -109,7 +109,7 @@ async fn token_that_ends_in_mid_transfer_is_renewed_and_the_piece_sent_again() {
             return Some(Act::Reply(reply(413)));
         }
         if second_patch {
-            // Every token that was given so far is over.
+            // Every token issued so far has expired.
             spoil.fetch_max(3, Ordering::SeqCst);
         }
         None
@@ -288,7 +288,7 @@ async fn nobody_is_refused_with_a_hint_and_without_a_loop() {
     assert_eq!(e.kind, ErrorKind::Unauthenticated, "{e}");
     assert!(e.message.contains("docker login"), "{e}");
     assert_eq!(fake.log().len(), 1);
-    // A wrong password: once without, once with it, once as nobody.
+    // A wrong password: once without, once with it, once anonymously.
     let fake = Fake::start(|_| {
         Some(Act::Reply(with(
             401,
@@ -304,7 +304,7 @@ async fn nobody_is_refused_with_a_hint_and_without_a_loop() {
         .unwrap_err();
     assert_eq!(e.kind, ErrorKind::Unauthenticated, "{e}");
     assert_eq!(fake.log().len(), 3);
-    // Tokens that are never good.
+    // Tokens that are never valid.
     let auth = tokens(|_| None).await;
     let fake = wants_token(&auth.url(""), Arc::new(AtomicU64::new(u64::MAX)), |_| None).await;
     let e = put(&open_with(&fake, as_user("p")).await, &some_bytes(10))

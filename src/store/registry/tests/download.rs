@@ -1,4 +1,4 @@
-//! Blobs on their way out.
+//! Downloads of blobs.
 
 use axum::body::Body as HttpBody;
 
@@ -11,7 +11,7 @@ use crate::{
     store::{Error, ErrorKind, TagStore as _},
 };
 
-/// A fake whose answers to GET of a blob are changed.
+/// A fake whose answers to GET of a blob are modified.
 async fn changed(change: impl Fn(&Call, Reply) -> Reply + Clone + Send + Sync + 'static) -> Fake {
     Fake::start(move |call| {
         let (change, call) = (change.clone(), call.clone());
@@ -107,7 +107,7 @@ async fn short_part_ends_in_an_error_that_is_tried_again() {
     assert!(e.message.contains("50 bytes early"), "{e}");
 }
 
-/// A body of `bytes` that ends in the way of `end`, under the length of `full`.
+/// A body of `bytes` that ends in the way of `end`, with the length of `full`.
 fn cut(
     full: usize,
     bytes: Bytes,
@@ -125,7 +125,7 @@ async fn cut_body_gives_what_came_and_a_temporary_error() {
     use futures_util::StreamExt as _;
     let bytes = some_bytes(200_000);
     let whole = bytes.clone();
-    // The connection is cut when what came before has arrived.
+    // The connection is closed when the data before it has arrived.
     let arrived = std::sync::Arc::new(tokio::sync::Notify::new());
     let scissors = arrived.clone();
     let fake = changed(move |call, r| {
@@ -162,7 +162,7 @@ async fn cut_body_gives_what_came_and_a_temporary_error() {
         error.to_string().contains(&desc(&bytes).digest.to_string()),
         "{error}"
     );
-    // What the wrapper does.
+    // As the wrapper does.
     let rest = get(&store, &bytes, got.len() as u64..200_000)
         .await
         .unwrap();

@@ -1,4 +1,4 @@
-//! A registry in memory that does what the spec says, until a script says otherwise.
+//! A registry in memory that follows the spec, unless a script overrides it.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -15,18 +15,18 @@ use crate::{digest::Digest, task};
 
 pub(super) type Reply = Response<HttpBody>;
 
-/// One request as it came.
+/// One received request.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) path: String,
     pub(super) query: String,
     pub(super) headers: HeaderMap,
-    /// How many of the same method and sort of path came before.
+    /// Number of earlier requests with the same method and kind of path.
     pub(super) nth: usize,
-    /// Empty while the script looks at it.
+    /// Empty while the script sees it.
     pub(super) body: Bytes,
-    /// The other end of the connection that it came by.
+    /// The peer of its connection.
     pub(super) peer: SocketAddr,
 }
 
@@ -44,7 +44,7 @@ impl Call {
         found.unwrap_or(&self.path)
     }
 
-    /// `PUT uploads`, for scripts and for what is expected of a whole exchange.
+    /// `PUT uploads`, for scripts and for expected sequences of requests.
     pub(super) fn name(&self) -> String {
         format!("{} {}", self.method, self.sort())
     }
@@ -58,17 +58,17 @@ impl Call {
     }
 }
 
-/// What a script wants in place of the usual.
+/// What a script does instead of the usual.
 pub(super) enum Act {
     /// This answer.
     Reply(Reply),
-    /// The usual, with the answer changed.
+    /// The usual, with a modified answer.
     Change(Box<dyn FnOnce(Reply) -> Reply + Send>),
-    /// So many bytes of the request's body are taken (by an upload session, if it is for one), then the connection breaks.
+    /// Takes this many bytes of the request's body (in an upload session, if it is for one), then breaks the connection.
     Break(usize),
     /// The usual work, but the connection breaks before the answer.
     Mute,
-    /// The usual with so many bytes of the request's body only.
+    /// The usual, with only this many bytes of the request's body.
     Keep(usize),
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Model {
     pub(super) manifests: BTreeMap<Digest, (String, Bytes)>,
     pub(super) tags: BTreeMap<String, Digest>,
     pub(super) log: Vec<Call>,
-    /// As distribution 2.8: an upload whose `_state` is not what its file has is dropped.
+    /// As distribution 2.8: drops an upload whose `_state` does not match its file.
     pub(super) forgets: bool,
     next: usize,
 }
@@ -104,7 +104,7 @@ pub(super) fn with(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>
     r.body(HttpBody::from(body.into())).unwrap()
 }
 
-/// An error in the registry's form.
+/// An error in the registry's format.
 pub(super) fn refuse(status: u16, code: &str) -> Reply {
     let body = format!(r#"{{"errors":[{{"code":"{code}","message":"said by the test"}}]}}"#);
     let headers = [
@@ -137,7 +137,7 @@ impl Fake {
         }
     }
 
-    /// One without a script.
+    /// A registry without a script.
     pub(super) async fn plain() -> Self {
         Self::start(|_| None).await
     }
@@ -156,7 +156,7 @@ impl Fake {
         self.model().log.clone()
     }
 
-    /// Names of all requests so far, in their order.
+    /// Names of all requests so far, in order.
     pub(super) fn names(&self) -> Vec<String> {
         self.log().iter().map(Call::name).collect()
     }
@@ -166,7 +166,7 @@ impl Fake {
     }
 }
 
-/// Ends the connection without a word, and without a message of a panic.
+/// Ends the connection without an answer, and without the message of a panic.
 fn hang_up() -> ! {
     std::panic::resume_unwind(Box::new("the script hung up"))
 }
@@ -237,7 +237,7 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
 }
 
 impl Model {
-    /// Says whether `call` is for an upload that is gone, or goes now, as distribution 2.8 has it.
+    /// Returns true if `call` is for an upload that was, or is now, dropped, as in distribution 2.8.
     fn has_dropped(&mut self, call: &Call) -> bool {
         if !self.forgets || call.sort() != "uploads" || call.method == Method::POST {
             return false;
@@ -384,7 +384,7 @@ impl Model {
     }
 }
 
-/// A reply about an upload session; its `Location` changes each time, as stateless registries have it.
+/// An answer for an upload session; its `Location` changes each time, as in stateless registries.
 fn session(status: u16, at: &str, got: usize) -> Reply {
     let location = format!("{at}?_state={got}%3D");
     with(

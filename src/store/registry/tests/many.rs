@@ -40,7 +40,7 @@ fn is_put(call: &Call) -> bool {
     call.name() == "PUT manifests"
 }
 
-/// A script sees the request before its body: what is pushed is told from what we write by its name there.
+/// A script sees the request before its body: our own writes are recognized by their names.
 fn is_of_a_client(call: &Call) -> bool {
     is_put(call) && !call.path.contains("/_c.")
 }
@@ -78,14 +78,14 @@ async fn registry_that_takes_no_manifest_of_a_client_holds_them_all_the_same() {
         let daemon = ByTags::new(open(&fake).await).in_repo(repo("app"));
         let done = publish(&daemon, &manifest, "v1").await;
         assert_eq!(done.unwrap(), Published::Done);
-        // By another one, which knows nothing of it.
+        // By another one, without any knowledge of it.
         let other = ByTags::new(open(&fake).await).in_repo(repo("app"));
         for reference in [tag("v1").into(), manifest.digest.into()] {
             let found = other.resolve(&reference).await.unwrap().unwrap();
             assert_eq!(found.manifest, manifest);
         }
         assert!(other.untag(&tag("v1")).await.unwrap());
-        // The command line reads its own names without a daemon, so they lead to manifests or nowhere.
+        // The command line reads its own names without a daemon, so they point at manifests or do not exist.
         let own = ByTags::new(open(&fake).await).in_repo(Repo::cli());
         let done = publish(&own, &manifest, "v1").await;
         assert!(done.is_err());
@@ -148,7 +148,7 @@ async fn what_others_put_where_records_lie_is_corrupt_and_never_believed() {
     let [place] = &places[..] else {
         panic!("{places:?}")
     };
-    // A record of another key, one whose bytes are too many, an image.
+    // A record with another key, one with too many bytes, an image.
     all.write_record(&linked, "{}".into()).await.unwrap();
     let places = registry.tags("_c.l.").await.unwrap();
     let other = registry.resolve(&places[0].clone().into()).await.unwrap();
@@ -165,7 +165,7 @@ async fn what_others_put_where_records_lie_is_corrupt_and_never_believed() {
         assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
         assert!(e.to_string().contains(&gone), "{e}");
     }
-    // It is written over like any other, and places that make no sense are passed over.
+    // It is overwritten like any other, and invalid places are ignored.
     all.write_record(&gone, "{\"a\":1}".into()).await.unwrap();
     let junk = Manifest::new(media::IMAGE_MANIFEST, "{}");
     for name in ["_c.t.a", "_c.m.x.y", "_c.m.aaaaaaaaaaaaaaaa.zz", "_c.z.a.b"] {
@@ -175,7 +175,7 @@ async fn what_others_put_where_records_lie_is_corrupt_and_never_believed() {
     let folder = gone.rsplit_once('/').unwrap().0;
     let listed = all.list_records(&format!("{folder}/")).await.unwrap();
     assert_eq!(listed.len(), 1);
-    // Nobody gets at them by the names of a repository.
+    // They cannot be reached by the names of a repository.
     let own = all.in_repo(Repo::cli());
     assert!(own.resolve(&place.clone().into()).await.unwrap().is_none());
     assert!(!own.untag(place).await.unwrap());

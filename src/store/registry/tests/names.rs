@@ -72,7 +72,7 @@ async fn a_tag_was_written_when_the_registry_says_so() {
         publish(&store, &manifest(1), "a").await.unwrap();
         let by_tag = store.resolve(&tag("a").into()).await.unwrap().unwrap();
         assert_eq!(by_tag.modified.map(|t| t.secs), want, "{said}");
-        // Of a manifest it says nothing that anybody asks for.
+        // For a manifest it says nothing of interest.
         let digest = manifest(1).digest.into();
         let by_digest = store.resolve(&digest).await.unwrap().unwrap();
         assert_eq!(by_digest.modified, None);
@@ -173,7 +173,7 @@ async fn refused_manifest_says_why() {
     assert_eq!(e.kind, ErrorKind::Corrupt, "{e}");
 }
 
-/// Sends `pages` one after the other, each naming the next in the way of `link`.
+/// Sends `pages` one after the other, each linking to the next by `link`.
 async fn paged(pages: &'static [&'static str], link: fn(&Call, usize) -> String) -> Fake {
     Fake::start(move |call| {
         let at: usize = call.query("page").first().map_or(0, |p| p.parse().unwrap());
@@ -249,7 +249,7 @@ async fn tag_is_deleted_by_its_name_only() {
 
 #[tokio::test]
 async fn tag_that_cannot_be_deleted_is_overwritten_and_then_missing() {
-    // The last one is Debian's registry 2.8: it says that there is no such manifest, and there is.
+    // The last one is Debian's registry 2.8: it reports that the manifest does not exist although it does.
     for (status, code) in [
         (405, "UNSUPPORTED"),
         (400, "UNSUPPORTED"),
@@ -282,7 +282,7 @@ async fn tag_that_cannot_be_deleted_is_overwritten_and_then_missing() {
     assert_eq!(resolve(&store, tag("a")).await.unwrap(), Some(manifest(1)));
 }
 
-/// What a maintenance page, a captive portal or a wrong route answers to everything.
+/// The answer of a maintenance page, a captive portal or a wrong route to everything.
 fn in_its_place(sort: usize, call: &Call) -> Act {
     let (media_type, body) = match sort {
         0 => ("text/html", "<html>back soon</html>"),
@@ -290,7 +290,7 @@ fn in_its_place(sort: usize, call: &Call) -> Act {
         _ => ("application/json", r#"{"status":"down"}"#),
     };
     let length = body.len().to_string();
-    // As a proxy does it.
+    // As a proxy does.
     let body = if call.method == "HEAD" { "" } else { body };
     Act::Reply(with(
         200,
@@ -327,7 +327,7 @@ async fn a_server_that_says_200_to_everything_is_no_registry() {
     }
 }
 
-/// What an ingress without its back end, a wrong virtual host or a captive portal answers to everything.
+/// The answer of an ingress without a back end, a wrong virtual host or a captive portal to everything.
 fn not_found(sort: usize, call: &Call) -> Act {
     let (media_type, body) = match sort {
         0 => ("text/html", "<html>404</html>"),
@@ -392,7 +392,7 @@ async fn a_registry_that_signs_nothing_is_asked_once_whether_it_is_one() {
             assert_eq!(resolve(&store, digest).await.unwrap(), None);
         }
         let asked = fake.names().iter().filter(|n| *n == "GET /v2/").count();
-        // Each is asked about again after a while only, and this may be a slow machine.
+        // Each is asked again only after a while, and this may be a slow machine.
         assert!((1..10).contains(&asked), "{asked}");
     }
 }

@@ -1,4 +1,4 @@
-//! Blobs on their way in.
+//! Uploads of blobs.
 
 use std::{
     collections::HashMap,
@@ -279,7 +279,7 @@ async fn broken_put_goes_on_as_a_stream_that_resumes_where_it_broke() {
 
 #[tokio::test]
 async fn registry_that_forgets_what_broke_is_sent_pieces_by_connections_that_last() {
-    // What stands between cuts every connection after so many bytes.
+    // A device in between closes every connection after this many bytes.
     const LAST: usize = 20 * MIB;
     let carried: Mutex<HashMap<SocketAddr, usize>> = Mutex::default();
     let fake = Fake::start(move |call| {
@@ -296,7 +296,7 @@ async fn registry_that_forgets_what_broke_is_sent_pieces_by_connections_that_las
     let bytes = some_bytes(50 * MIB);
     assert_eq!(put(&store, &bytes).await.unwrap(), Put::Stored);
     assert_stored(&fake, &bytes);
-    // It is known from then on: the next one is not sent in vain first.
+    // This is known from then on: the next blob is not sent in vain first.
     let sent = |fake: &Fake| {
         let log = fake.log();
         let lengths = log
@@ -522,7 +522,7 @@ async fn blob_is_mounted_from_the_first_repository_that_has_it() {
         fake.log()[1].query("mount"),
         [Digest::sha256_of(&bytes).to_string()]
     );
-    // The session that the first one offered instead is not left behind.
+    // The session that the first one offered instead is not left open.
     until(|| fake.model().uploads.is_empty()).await;
 
     let fake = Fake::start(|call| {
@@ -531,7 +531,7 @@ async fn blob_is_mounted_from_the_first_repository_that_has_it() {
     .await;
     let store = open_with(&fake, config).await;
     assert_eq!(put(&store, &bytes).await.unwrap(), Put::Stored);
-    // No second POST: the session of the mount that was not made is the upload's.
+    // No second POST: the session of the failed mount is used for the upload.
     assert_eq!(
         fake.names(),
         ["HEAD blobs", "POST uploads", "POST uploads", "PUT uploads"]

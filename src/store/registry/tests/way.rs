@@ -1,4 +1,4 @@
-//! Redirects, other hosts, TLS, names that lead nowhere, the clock.
+//! Redirects, other hosts, TLS, names that do not resolve, the clock.
 
 use std::io::{Read as _, Write as _};
 
@@ -190,7 +190,7 @@ async fn closed_port_and_silent_server_are_temporary() {
     }
 }
 
-/// Answers every TLS connection with one blob's HEAD, on a thread of its own.
+/// Answers every TLS connection with one blob's HEAD, on a separate thread.
 fn tls_server(cert: &rcgen::CertifiedKey<rcgen::KeyPair>) -> std::net::SocketAddr {
     net::install_tls_provider();
     let key = rustls_pki_types::PrivateKeyDer::try_from(cert.signing_key.serialize_der()).unwrap();
@@ -222,7 +222,7 @@ fn tls_server(cert: &rcgen::CertifiedKey<rcgen::KeyPair>) -> std::net::SocketAdd
 async fn private_authority_is_refused_until_it_is_in_the_bundle() {
     let cert = rcgen::generate_simple_self_signed(vec!["registry.test".to_owned()]).unwrap();
     let addr = tls_server(&cert);
-    // A name that is no loopback's, so that TLS is spoken.
+    // A name that is not loopback, so that TLS is used.
     let location = Location::parse(&format!("oci://registry.test:{}/a", addr.port())).unwrap();
     let mut settings = common();
     let try_it = async |settings: &net::Common| {
@@ -277,7 +277,7 @@ async fn clock_is_the_registrys_own() {
     assert!(near(store.clock().await.unwrap()));
     assert_eq!(fake.log().len(), 1, "the clock was known");
     assert_eq!(fake.log()[0].path, "/v2/");
-    // What a cache kept says nothing of now; then the node's own clock serves.
+    // An answer from a cache does not contain the current time; then the node's own clock is used.
     let old =
         Fake::start(move |_| Some(Act::Reply(with(200, &[("date", date), ("age", "5")], ""))))
             .await;

@@ -1,4 +1,4 @@
-//! What a repository records of merged tags.
+//! Records of merged tags in a repository.
 
 #![expect(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use crate::{
     store::{open::Repositories, record},
 };
 
-/// What a daemon records of a merged tag: when parts were pushed, and what was made of them. It goes with the tag.
+/// What a daemon records of a merged tag: when parts were pushed, and what was merged from them. Removed together with the tag.
 pub(super) async fn pushes_and_folds_of_a_tag_are_recorded(all: &dyn Repositories) {
     let name = unique_repo("a");
     // Another daemon reads it.

@@ -1,4 +1,4 @@
-//! The suite for stores that hold many repositories: what [`Records`](crate::store::Records) and [`Repository`] promise, tried.
+//! The suite for stores with many repositories: tests what [`Records`](crate::store::Records) and [`Repository`] promise.
 
 #![expect(
     clippy::unwrap_used,
@@ -212,7 +212,7 @@ async fn tags_are_each_repositorys_own(all: &dyn Repositories) {
     assert_eq!(at(&a, &tag).await, None);
     assert_eq!(a.tags().await.unwrap(), []);
     assert_eq!(at(&b, &tag).await, Some(two.clone()));
-    // A tag goes, its manifest stays.
+    // A tag is removed, its manifest is kept.
     assert_eq!(by_digest(&a, &one.digest).await, Some(one));
     push(&a, &two, &tag).await;
     assert_eq!(a.tags().await.unwrap(), [tag]);
@@ -262,7 +262,7 @@ async fn manifest_is_read_by_digest_where_it_was_pushed(all: &dyn Repositories) 
     );
     assert_eq!(by_digest(&b, &manifest.digest).await, None);
     assert_eq!(a.manifests().await.unwrap(), [manifest.digest]);
-    // Its bytes are a blob, for whoever names it in an index.
+    // Its bytes are a blob, for manifests that name it in an index.
     let presence = a.presence(&manifest.digest).await.unwrap();
     assert!(matches!(presence, Presence::There(_)), "{presence:?}");
     assert_eq!(
@@ -271,7 +271,8 @@ async fn manifest_is_read_by_digest_where_it_was_pushed(all: &dyn Repositories) 
     );
 }
 
-/// Whatever a client pushes is what it gets back: a record of the store's own among it, which would point elsewhere if it were one.
+/// A client gets back exactly what it pushed: even a record in the store's own format, which would point elsewhere if it were
+/// treated as one.
 async fn manifest_looks_like_nothing_of_ours(all: &dyn Repositories) {
     let (secret, own) = (unique_repo("secret"), unique_repo("own"));
     let (secret, own) = (all.repository(&secret), all.repository(&own));
@@ -294,7 +295,7 @@ async fn manifest_looks_like_nothing_of_ours(all: &dyn Repositories) {
     assert_eq!(at(&own, &tag).await, Some(forged.clone()));
     assert_eq!(by_digest(&own, &forged.digest).await, Some(forged));
     assert_eq!(own.tags().await.unwrap(), std::slice::from_ref(&tag));
-    // And is replaced like any other.
+    // And it can be replaced like any other.
     push(&own, &hidden, &tag).await;
     assert_eq!(at(&own, &tag).await, Some(hidden));
 }
@@ -397,7 +398,7 @@ async fn referrers_are_listed(all: &dyn Repositories) {
     assert_eq!(repo.referrers(&subject.digest).await.unwrap(), listed[1..]);
 }
 
-/// The command line finds its names where it puts them, and nothing of the others'.
+/// The command line finds its names where it wrote them, and nothing of other repositories.
 async fn own_repository_has_its_tags_as_they_are(all: &dyn Repositories) {
     let (own, other) = (
         all.repository(&Repo::cli()),
