@@ -61,6 +61,8 @@ const MAX_BROKEN: usize = 10_000;
 const LEFT: Duration = Duration::from_mins(1);
 /// An upload without a byte for this long probably has no active request.
 const IDLE: Duration = Duration::from_secs(90);
+/// An upload of another caller without a byte for this long makes room even for the caller that fills the disk.
+const ABANDONED: Duration = Duration::from_mins(10);
 
 /// Names an upload and binds it to its repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -412,9 +414,14 @@ impl Ingests {
                 count += u64::from(self.free(&id).await?);
             }
             // Of what is here alone, those of others stay.
-            if count == 0 && !self.lives_elsewhere && !is_own {
-                let broken = std::mem::take(&mut *self.broken.lock());
-                for id in self.idle(IDLE).await?.into_iter().chain(broken) {
+            if count == 0 && !self.lives_elsewhere {
+                let broken = if is_own {
+                    HashSet::new()
+                } else {
+                    std::mem::take(&mut *self.broken.lock())
+                };
+                let age = if is_own { ABANDONED } else { IDLE };
+                for id in self.idle(age).await?.into_iter().chain(broken) {
                     count += u64::from(self.free(&id).await?);
                 }
             }
