@@ -27,6 +27,7 @@ use tokio::{
 
 use crate::{
     digest::Digest,
+    lately::Lately,
     store::{
         Error, ErrorKind, Repository, Resolved, Result, keys::Repo, record::Linked,
         repository::AT_ONCE,
@@ -35,20 +36,23 @@ use crate::{
 };
 
 mod grants;
-mod links;
 mod memo;
 #[cfg(test)]
 mod tests;
 mod view;
 
 use grants::Grants;
-use links::Links;
 use memo::{Memo, Verdict};
 pub use view::View;
 
 /// Most bytes of manifests that are read and parsed at once, for all repositories together, in units of [`UNIT`].
 const READ_UNITS: u32 = 192;
 const UNIT: u64 = 64 << 10;
+/// How long a link that this daemon wrote is believed without reading it. A push asks for each of its layers again when it ends with a
+/// manifest: this saves one request to the store per layer. Links that were only read are not remembered: a sweep may remove them with
+/// a blob that was not pushed again.
+const LINKED_FOR: Duration = Duration::from_mins(1);
+const MAX_LINKS: usize = 20_000;
 /// How long a listing of a repository's manifests is valid for digests it makes visible; [`UNKNOWN_FOR`] is for the others.
 const KNOWN_FOR: Duration = Duration::from_secs(30);
 const UNKNOWN_FOR: Duration = Duration::from_secs(1);
@@ -71,7 +75,7 @@ pub enum Seen {
 /// Decides what callers see, for all repositories of a store; remembers what their manifests grant.
 pub struct Sights {
     repos: Mutex<HashMap<Repo, Place>>,
-    links: Links,
+    links: Lately<(Repo, Digest)>,
     reading: Arc<Semaphore>,
     max_keys: usize,
 }
@@ -104,7 +108,7 @@ impl Sights {
     fn remembering(max_keys: usize) -> Self {
         Self {
             repos: Mutex::default(),
-            links: Links::default(),
+            links: Lately::new(MAX_LINKS, LINKED_FOR),
             reading: Arc::new(Semaphore::new(READ_UNITS as usize)),
             max_keys,
         }
@@ -118,7 +122,8 @@ impl Sights {
     /// # Errors
     /// When the store cannot be asked.
     pub async fn seen(&self, repository: &Repository, digest: &Digest) -> Result<Seen> {
-        if self.links.knows(repository.name(), digest) {
+        let link = (repository.name().clone(), *digest);
+        if self.links.contains(&link) {
             return Ok(Seen::Linked);
         }
         let link = repository.linked(digest).await?;
@@ -167,13 +172,13 @@ impl Sights {
     /// When the store cannot be read or written.
     pub async fn link(&self, repository: &Repository, digest: &Digest) -> Result<()> {
         repository.link(digest).await?;
-        self.links.note(repository.name(), digest);
+        self.links.insert((repository.name().clone(), *digest), ());
         Ok(())
     }
 
     /// Forgets which links were written recently: a prune may remove some.
     pub fn forget_links(&self) {
-        self.links.forget_all();
+        self.links.clear();
     }
 
     /// Records that a manifest was stored in a repository, or served from it: digests that are invisible by a listing without it are looked
@@ -268,7 +273,7 @@ impl Sights {
     #[cfg(test)]
     pub fn forget_all(&self) {
         self.repos.lock().clear();
-        self.links.forget_all();
+        self.links.clear();
     }
 
     /// The memo of a repository, the gate for listing it, and whether there is news since it was listed.

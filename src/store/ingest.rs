@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 mod gathered;
 mod owners;
+mod room;
 mod session;
 mod shared;
 
@@ -28,7 +29,7 @@ pub use owners::{OVER_QUOTA, Quota};
 pub use shared::{Finished, Uploads};
 
 use gathered::Gathered;
-use owners::{Fillers, Owners};
+use owners::Owners;
 use session::{Session, io_at};
 
 use bytes::Bytes;
@@ -59,10 +60,6 @@ const MAX_OPEN: usize = 128;
 const MAX_BROKEN: usize = 10_000;
 /// The process that ended an upload without a byte for this long, and left its file, is not about to store it.
 const LEFT: Duration = Duration::from_mins(1);
-/// An upload without a byte for this long probably has no active request.
-const IDLE: Duration = Duration::from_secs(90);
-/// An upload of another caller without a byte for this long makes room even for the caller that fills the disk.
-const ABANDONED: Duration = Duration::from_mins(10);
 
 /// Names an upload and binds it to its repository.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -388,56 +385,6 @@ impl Ingests {
         }
     }
 
-    /// Evicts blobs that can be fetched again, if there are any; returns true if space may become free.
-    fn evict(&self, id: &UploadId) -> bool {
-        let evict = self.evict.get();
-        evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
-    }
-
-    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones. Returns true
-    /// if a retry makes sense, which is not the case for the owner that fills the disk.
-    async fn make_room(&self, id: &UploadId) -> bool {
-        match self.free_copies().await {
-            Ok(0) => {}
-            Ok(others) => {
-                tracing::info!(others, "Disk full: files of uploads that the store has go");
-                return true;
-            }
-            Err(error) => {
-                tracing::warn!(%error, "Disk full, and files of uploads cannot be removed");
-            }
-        }
-        let Fillers { resting, is_own } = self.owners.fillers(id);
-        let freed = async {
-            let mut count = 0;
-            for id in resting {
-                count += u64::from(self.free(&id).await?);
-            }
-            // Of what is here alone, those of others stay.
-            if count == 0 && !self.lives_elsewhere {
-                let broken = if is_own {
-                    HashSet::new()
-                } else {
-                    std::mem::take(&mut *self.broken.lock())
-                };
-                let age = if is_own { ABANDONED } else { IDLE };
-                for id in self.idle(age).await?.into_iter().chain(broken) {
-                    count += u64::from(self.free(&id).await?);
-                }
-            }
-            Ok::<_, Error>(count)
-        };
-        match freed.await {
-            Ok(others) => {
-                tracing::warn!(others, is_own, "Disk full: dropping unfinished uploads");
-            }
-            Err(error) => {
-                tracing::warn!(%error, "Disk full, and unfinished uploads cannot be dropped");
-            }
-        }
-        !is_own
-    }
-
     /// Ends an upload: its bytes, with their SHA-256. `None` if there is no such upload.
     pub async fn finish(&self, id: &UploadId) -> Result<Option<Spool>> {
         let session = self.lock(id).await?;
@@ -488,45 +435,6 @@ impl Ingests {
         self.unless_busy(id, self.cancel(id)).await
     }
 
-    /// Frees the disk space of an upload without an active request: if a store has it too, it continues from there, and still
-    /// counts towards its owner's limit.
-    async fn free(&self, id: &UploadId) -> Result<bool> {
-        if self.lives_elsewhere {
-            self.unless_busy(id, self.drop_file(id)).await
-        } else {
-            self.cancel_resting(id).await
-        }
-    }
-
-    /// Frees what rests here of uploads that the store has as well, whoever's: they lose nothing. Says how many.
-    async fn free_copies(&self) -> Result<u64> {
-        if !self.lives_elsewhere {
-            return Ok(0);
-        }
-        let mut count = 0;
-        for id in self.list(|found| !session::is_ahead(found)).await? {
-            // A request may be putting it together from what the store has.
-            if self.owners.is_active(&id) {
-                continue;
-            }
-            count += u64::from(self.unless_busy(&id, self.drop_copy(&id)).await?);
-        }
-        Ok(count)
-    }
-
-    /// As [`Self::drop_file`], unless the file has acknowledged bytes that the store lacks.
-    async fn drop_copy(&self, id: &UploadId) -> Result<bool> {
-        let Some(session) = self.lock(id).await? else {
-            return Ok(false);
-        };
-        let found = session.file.metadata();
-        if session::is_ahead(&found.map_err(io_at(&session.path, "look at"))?) {
-            return Ok(false);
-        }
-        self.owners.left_disk(id);
-        Ok(remove(self.end(id, Some(session))?).await)
-    }
-
     async fn unless_busy(
         &self,
         id: &UploadId,
@@ -555,6 +463,14 @@ impl Ingests {
     /// Uploads that have acknowledged bytes which the store lacks.
     async fn ahead(&self) -> Result<Vec<UploadId>> {
         self.list(session::is_ahead).await
+    }
+
+    /// Uploads of which the store has all acknowledged bytes, and to which nothing came for `age`.
+    async fn copies(&self, age: Duration) -> Result<Vec<UploadId>> {
+        let now = SystemTime::now();
+        let is_copy =
+            move |found: &Metadata| !session::is_ahead(found) && rested(found, now) >= age;
+        self.list(is_copy).await
     }
 
     /// Number of uploads; 0 if the folder cannot be read. Blocks, but only for listing a folder of uploads.

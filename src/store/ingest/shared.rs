@@ -4,14 +4,7 @@
 //! offset in the `Location`. The daemon that gets the last request assembles them, from its own disk if it has received all of
 //! them. An upload in one request, as BuildKit sends it, stores no piece.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    ops::Range,
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -20,6 +13,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+mod finished;
+mod late;
 mod pieces;
 
 use super::{Appended, Evict, Ingests, OVER_QUOTA, Quota, UploadId};
@@ -33,6 +28,8 @@ use crate::{
     },
     task,
 };
+pub use finished::Finished;
+use finished::filler;
 use pieces::{GONE, Pieces, end};
 
 /// Bytes of a piece.
@@ -42,8 +39,6 @@ const LEAST_BYTES: usize = 16 << 10;
 /// A piece ends after a pause of this length, and after this total time: others wait for its slot.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
-/// An upload without a byte for this long has no active request.
-const AT_REST: Duration = Duration::from_mins(10);
 
 /// The uploads of a daemon.
 pub struct Uploads {
@@ -167,13 +162,10 @@ impl Uploads {
     /// Gives up an upload that may not grow; where there is no room for it, what is here of it.
     async fn give_up_refused<T>(&self, id: &UploadId, done: Result<T>) -> Result<T> {
         match &done {
-            Err(error) if error.op == OVER_QUOTA => {
-                self.cancel(id).await?;
-            }
-            Err(error) if error.kind == ErrorKind::Full && self.pieces.is_some() => {
+            Err(e) if e.kind == ErrorKind::Full && self.pieces.is_some() => {
                 self.local.drop_copy(id).await?;
             }
-            Err(error) if error.kind == ErrorKind::Full => {
+            Err(e) if e.kind == ErrorKind::Full || e.op == OVER_QUOTA => {
                 self.cancel(id).await?;
             }
             _ => {}
@@ -419,7 +411,10 @@ impl Uploads {
             if range.as_ref().is_some_and(|r| r.start != start.size) {
                 return Ok(Err(Appended::OutOfOrder(start.size)));
             }
-            if !self.is_here(id, start.size).await? {
+            if self.is_here(id, start.size).await? {
+                // Once it has ended, what the store lacks would be lost with it if the store refuses the blob.
+                self.catch_up(pieces, id, start.size).await?;
+            } else {
                 self.local.drop_file(id).await?;
                 self.local.begin_as(id).await?;
                 self.fetch(pieces, id, start.pieces.unwrap_or_default())
@@ -518,67 +513,6 @@ impl Uploads {
         Ok(())
     }
 
-    /// Sends bytes received while the store was unreachable, of uploads without active requests; returns the number of uploads.
-    ///
-    /// # Errors
-    /// When the folder cannot be read, or the store fails for another reason than being unreachable.
-    pub async fn send_late(&self) -> Result<u64> {
-        let Some(pieces) = &self.pieces else {
-            return Ok(0);
-        };
-        let mut count = 0;
-        for id in self.local.ahead().await? {
-            count += u64::from(self.catch_up_alone(pieces, &id).await?);
-        }
-        Ok(count)
-    }
-
-    /// As [`Self::catch_up`] for all that is here, `false` where a request sends to the upload, which nobody waits for.
-    async fn catch_up_alone(&self, pieces: &Pieces, id: &UploadId) -> Result<bool> {
-        let Some(_turn) = pieces.free_turn(id) else {
-            return Ok(false);
-        };
-        let stored = match pieces.list(id).await {
-            Ok(listed) => listed.map(|listed| end(&listed)),
-            Err(e) if pieces.outlives(&e) => return Ok(false),
-            Err(e) => return Err(e),
-        };
-        // What the store had is gone: another daemon has ended the upload.
-        if stored.is_none() || pieces.sent(id) > stored {
-            self.drop_ended(pieces, id).await?;
-        } else if let Some(size) = self.local.length(id).await? {
-            self.catch_up(pieces, id, size).await?;
-        }
-        Ok(true)
-    }
-
-    /// Removes local bytes of uploads that another daemon has ended or continued, and sends the bytes of others that the store
-    /// lacks.
-    async fn settle_resting(&self, pieces: &Pieces) -> Result<()> {
-        self.send_late().await?;
-        for id in self.local.idle(AT_REST).await? {
-            let size = self.local.length(&id).await?.unwrap_or(0);
-            let stored = pieces.list(&id).await?.map(|listed| end(&listed));
-            if pieces.sent(&id) == stored && stored.is_some_and(|stored| stored < size) {
-                self.catch_up_alone(pieces, &id).await?;
-            } else if stored.unwrap_or(0) == 0 {
-                self.drop_ended(pieces, &id).await?;
-            } else if stored != Some(size) {
-                self.local.free(&id).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets what is kept here of an upload that another daemon has ended.
-    async fn drop_ended(&self, pieces: &Pieces, id: &UploadId) -> Result<()> {
-        if self.local.cancel_resting(id).await? {
-            self.local.owners.forget(id);
-            pieces.forget_sent(id);
-        }
-        Ok(())
-    }
-
     /// Returns true if this daemon has all of the first `start` bytes; if that is 0, creates the upload.
     async fn is_here(&self, id: &UploadId, start: u64) -> Result<bool> {
         match self.local.size(id).await? {
@@ -603,37 +537,6 @@ impl Uploads {
         kept.inspect_err(|error| tracing::warn!(%error, "Upload is not kept here"))
     }
 
-    /// Sends those of the first `size` bytes, all of which are here, that were received while the store was unreachable. If it
-    /// still is, continues without sending.
-    async fn catch_up(&self, pieces: &Pieces, id: &UploadId, size: u64) -> Result<()> {
-        if pieces.sent(id) == Some(size) {
-            return Ok(());
-        }
-        loop {
-            // Every time: another daemon may have continued it, and its pieces stay.
-            let stored = match pieces.list(id).await {
-                Ok(Some(listed)) => end(&listed),
-                Ok(None) => return Ok(()),
-                Err(e) if pieces.outlives(&e) => return Ok(()),
-                Err(e) => return Err(e),
-            };
-            pieces.note_sent(id, stored);
-            if stored >= size {
-                return self.local.set_ahead(id, |size| size > stored).await;
-            }
-            let end = size.min(stored + PIECE_BYTES as u64);
-            let _place = pieces.place().await;
-            let Some(piece) = self.local.read(id, stored..end).await? else {
-                return Ok(());
-            };
-            match pieces.write(id, stored, piece).await {
-                Ok(()) => {}
-                Err(e) if pieces.outlives(&e) => return Ok(()),
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
     /// Fetches the listed pieces, one at a time: each takes a slot.
     async fn fetch(&self, pieces: &Pieces, id: &UploadId, listed: Vec<Range<u64>>) -> Result<()> {
         for piece in listed {
@@ -651,63 +554,6 @@ impl Uploads {
         }
         Ok(())
     }
-}
-
-/// The bytes of an upload that has ended. While they wait for an unreachable store they count towards its owner's limit, until
-/// this is dropped.
-pub struct Finished {
-    /// The bytes, and their SHA-256.
-    pub spool: Arc<Spool>,
-    uploads: Arc<Uploads>,
-    owner: Box<str>,
-    /// Their share of the owner's limit.
-    held: OnceLock<UploadId>,
-    give_up: Arc<Notify>,
-}
-
-impl Finished {
-    fn new(uploads: &Arc<Uploads>, owner: &str, spool: Spool) -> Self {
-        Self {
-            spool: spool.into(),
-            uploads: uploads.clone(),
-            owner: owner.into(),
-            held: OnceLock::new(),
-            give_up: Arc::default(),
-        }
-    }
-
-    /// Records that the store is unreachable, and that the bytes only wait for it: on a full disk they may be removed for others.
-    pub fn waits(&self) {
-        let (owners, size) = (&self.uploads.local.owners, self.spool.size());
-        let hold = || owners.hold(&self.owner, size, self.give_up.clone());
-        self.held.get_or_init(hold);
-    }
-
-    /// Waits until the bytes must be removed: the disk is full, and their owner has the most bytes.
-    pub async fn given_up(&self) -> Error {
-        self.give_up.notified().await;
-        filler()
-    }
-}
-
-impl fmt::Debug for Finished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.spool.fmt(f)
-    }
-}
-
-impl Drop for Finished {
-    fn drop(&mut self) {
-        if let Some(held) = self.held.get() {
-            self.uploads.local.owners.forget(held);
-        }
-    }
-}
-
-/// The error when bytes of the owner that fills the disk are removed.
-fn filler() -> Error {
-    let why = "the disk is full, and the uploads of this caller take most of it";
-    Error::new(ErrorKind::Full, "upload", why)
 }
 
 /// Where an upload continues.

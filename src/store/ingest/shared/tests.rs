@@ -2,7 +2,9 @@
 
 use std::{fs::File, time::SystemTime};
 
+use async_trait::async_trait;
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 
 use super::*;
 use crate::{
@@ -10,17 +12,39 @@ use crate::{
     store::open::{self, Options, StoreUrl},
 };
 
-/// A daemon with a state of its own in `state`, over the bucket in `dir`.
-async fn daemon(dir: &Path, state: &str, quota: Quota) -> Arc<Uploads> {
+/// The records of the bucket in `dir`.
+async fn bucket(dir: &Path) -> Arc<dyn Records> {
     let url: StoreUrl = format!("disk:{}/store", dir.display()).parse().unwrap();
     let opened = open::open(&url, &Options::default()).await.unwrap();
-    let records = opened.facts().repositories.as_ref().unwrap().records();
-    let state = dir.join(state);
+    opened.facts().repositories.as_ref().unwrap().records()
+}
+
+/// A daemon with a state of its own in `state`, over the bucket in `dir`.
+async fn daemon(dir: &Path, state: &str, quota: Quota) -> Arc<Uploads> {
+    let (records, state) = (bucket(dir).await, dir.join(state));
     let uploads = Arc::new(Uploads::open(&state.join("uploads"), Some(records), false).unwrap());
     uploads.set_quota(quota);
     uploads.remember_owners(&state.join("owners")).unwrap();
     uploads.count_bytes().await.unwrap();
     uploads
+}
+
+const fn quota(uploads: usize, bytes: u64) -> Quota {
+    Quota { uploads, bytes }
+}
+
+async fn begin(uploads: &Arc<Uploads>, owner: &str) -> UploadId {
+    uploads.begin(&Repo::cli(), owner, false).await.unwrap()
+}
+
+/// Appends; what became of it, or what was tried that failed.
+async fn append(
+    uploads: &Arc<Uploads>,
+    upload: (&UploadId, &str),
+    bytes: &'static [u8],
+) -> std::result::Result<Appended, &'static str> {
+    let appended = uploads.append(upload, None, None, body(bytes)).await;
+    appended.map_err(|e| e.op)
 }
 
 fn body(bytes: &'static [u8]) -> ByteStream {
@@ -30,29 +54,20 @@ fn body(bytes: &'static [u8]) -> ByteStream {
 #[tokio::test]
 async fn restart_over_a_bucket_counts_the_bytes_of_unfinished_uploads_that_are_in_it() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 9,
-        bytes: 10,
-    };
+    let quota = quota(9, 10);
     let first = daemon(dir.path(), "one", quota).await;
     let repo = Repo::cli();
     let left = first.begin(&repo, "a", false).await.unwrap();
-    first
-        .append((&left, "a"), None, None, body(b"7 bytes"))
-        .await
-        .unwrap();
+    append(&first, (&left, "a"), b"7 bytes").await.unwrap();
     drop(first);
     // On a machine that keeps nothing of what was received, too.
     std::fs::remove_dir_all(dir.path().join("one/uploads")).unwrap();
     let again = daemon(dir.path(), "one", quota).await;
     let new = again.begin(&repo, "a", false).await.unwrap();
-    let refused = again.append((&new, "a"), None, None, body(b"four")).await;
-    assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
+    let over = append(&again, (&new, "a"), b"four").await;
+    assert_eq!(over, Err(OVER_QUOTA));
     let other = again.begin(&repo, "b", false).await.unwrap();
-    again
-        .append((&other, "b"), None, None, body(b"four"))
-        .await
-        .unwrap();
+    append(&again, (&other, "b"), b"four").await.unwrap();
     // It goes on, and counts no more once it has ended.
     let end = again
         .finish((&left, "a"), Some(7), None, Some(body(b"end")))
@@ -62,38 +77,27 @@ async fn restart_over_a_bucket_counts_the_bytes_of_unfinished_uploads_that_are_i
         Digest::sha256_of(b"7 bytesend")
     );
     let new = again.begin(&repo, "a", false).await.unwrap();
-    again
-        .append((&new, "a"), None, None, body(b"ten bytes!"))
-        .await
-        .unwrap();
+    append(&again, (&new, "a"), b"ten bytes!").await.unwrap();
 }
 
 #[tokio::test]
 async fn bytes_that_another_daemon_received_count_once_they_are_looked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 9,
-        bytes: 10,
-    };
+    let quota = quota(9, 10);
     let one = daemon(dir.path(), "one", quota).await;
     let two = daemon(dir.path(), "two", quota).await;
-    let id = one.begin(&Repo::cli(), "a", false).await.unwrap();
-    two.append((&id, "a"), None, None, body(b"7 bytes"))
-        .await
-        .unwrap();
+    let id = begin(&one, "a").await;
+    append(&two, (&id, "a"), b"7 bytes").await.unwrap();
     one.count_bytes().await.unwrap();
-    let new = one.begin(&Repo::cli(), "a", false).await.unwrap();
-    let refused = one.append((&new, "a"), None, None, body(b"four")).await;
-    assert_eq!(refused.unwrap_err().op, OVER_QUOTA);
+    let new = begin(&one, "a").await;
+    let over = append(&one, (&new, "a"), b"four").await;
+    assert_eq!(over, Err(OVER_QUOTA));
 }
 
 #[tokio::test]
 async fn uploads_that_nobody_began_here_count_and_any_can_be_cancelled_once() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 2,
-        bytes: 100,
-    };
+    let quota = quota(2, 100);
     let uploads = daemon(dir.path(), "one", quota).await;
     let mut results = Vec::new();
     for _ in 0..3 {
@@ -114,13 +118,10 @@ async fn uploads_that_nobody_began_here_count_and_any_can_be_cancelled_once() {
 #[tokio::test]
 async fn what_ends_an_upload_whose_bytes_are_elsewhere_counts_too() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 2,
-        bytes: 10,
-    };
+    let quota = quota(2, 10);
     let y = daemon(dir.path(), "y", quota).await;
     let x = daemon(dir.path(), "x", quota).await;
-    let id = y.begin(&Repo::cli(), "a", false).await.unwrap();
+    let id = begin(&y, "a").await;
     let one = y.append((&id, "a"), Some(0), None, body(b"x"));
     assert_eq!(one.await.unwrap(), Appended::Size(1));
     let last = Some(body(b"ten bytes!"));
@@ -141,7 +142,7 @@ async fn uploads_that_are_only_asked_for_or_are_over_are_not_remembered() {
         uploads.size(&asked).await.unwrap();
     }
     assert_eq!(pieces.count_sent(), 0);
-    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    let id = begin(&uploads, "a").await;
     let one = uploads.append((&id, "a"), Some(0), None, body(b"x"));
     one.await.unwrap();
     assert_eq!(pieces.count_sent(), 1);
@@ -156,10 +157,9 @@ async fn uploads_that_are_only_asked_for_or_are_over_are_not_remembered() {
 async fn an_upload_expires_as_a_whole_once_nothing_comes_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
-    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
+    let id = begin(&uploads, "a").await;
     for bytes in [b"one", b"two"] {
-        let appended = uploads.append((&id, "a"), None, None, body(bytes)).await;
-        appended.unwrap();
+        append(&uploads, (&id, "a"), bytes).await.unwrap();
     }
     let pieces = uploads.pieces.as_ref().unwrap();
     let (now, hour) = (Time::now(), 3600);
@@ -182,56 +182,52 @@ async fn an_upload_expires_as_a_whole_once_nothing_comes_any_more() {
 #[tokio::test]
 async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 9,
-        bytes: 20_000,
-    };
+    let quota = quota(9, 20_000);
     let uploads = daemon(dir.path(), "one", quota).await;
-    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
-    let (big, small, next) = (begin("a").await, begin("b").await, begin("a").await);
+    let (big, small, next) = (
+        begin(&uploads, "a").await,
+        begin(&uploads, "b").await,
+        begin(&uploads, "a").await,
+    );
     let large = Body::Bytes(vec![0; 19_999].into()).stream(0..19_999);
     let finished = uploads.finish((&big, "a"), None, None, Some(large)).await;
     let finished = finished.unwrap().unwrap();
-    let sent = uploads.append((&small, "b"), None, None, body(b"xx")).await;
-    sent.unwrap();
+    append(&uploads, (&small, "b"), b"xx").await.unwrap();
     let _active = uploads.local.owners.active(&small, "b", 2);
     // Not while it is being stored.
     assert!(!uploads.local.make_room(&small).await);
     assert!(finished.given_up().now_or_never().is_none());
     finished.waits();
     finished.waits();
-    let over = uploads.append((&next, "a"), None, None, body(b"xx")).await;
-    assert_eq!(over.unwrap_err().op, OVER_QUOTA);
+    let over = append(&uploads, (&next, "a"), b"xx").await;
+    assert_eq!(over, Err(OVER_QUOTA));
     assert!(uploads.local.make_room(&small).await);
     let told = finished.given_up().await;
     assert_eq!(told.kind, ErrorKind::Full);
     // What was stored counts no more.
     drop(finished);
-    let next = begin("a").await;
-    let sent = uploads.append((&next, "a"), None, None, body(b"xx")).await;
-    sent.unwrap();
+    let next = begin(&uploads, "a").await;
+    append(&uploads, (&next, "a"), b"xx").await.unwrap();
 }
 
 #[tokio::test]
 async fn what_a_full_disk_gives_up_of_an_upload_in_a_bucket_still_counts() {
     let dir = tempfile::tempdir().unwrap();
-    let quota = Quota {
-        uploads: 9,
-        bytes: 10,
-    };
+    let quota = quota(9, 10);
     let uploads = daemon(dir.path(), "one", quota).await;
-    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
-    let (big, next, other) = (begin("a").await, begin("a").await, begin("b").await);
-    let append = async |(id, owner), bytes| {
-        let appended = uploads.append((id, owner), None, None, body(bytes));
-        appended.await.map_err(|e| e.op)
-    };
-    append((&big, "a"), b"7 bytes").await.unwrap();
-    append((&other, "b"), b"x").await.unwrap();
+    let (big, next, other) = (
+        begin(&uploads, "a").await,
+        begin(&uploads, "a").await,
+        begin(&uploads, "b").await,
+    );
+    append(&uploads, (&big, "a"), b"7 bytes").await.unwrap();
+    append(&uploads, (&other, "b"), b"x").await.unwrap();
     assert!(uploads.local.make_room(&other).await);
     assert_eq!(uploads.local.length(&big).await.unwrap(), None);
-    assert_eq!(append((&next, "a"), b"four").await, Err(OVER_QUOTA));
-    assert_eq!(append((&big, "a"), b"xx").await, Ok(Appended::Size(9)));
+    let over = append(&uploads, (&next, "a"), b"four").await;
+    assert_eq!(over, Err(OVER_QUOTA));
+    let goes_on = append(&uploads, (&big, "a"), b"xx").await;
+    assert_eq!(goes_on, Ok(Appended::Size(9)));
 }
 
 /// Runs what looks after uploads that rest, as if nothing had come to `id` for a while.
@@ -251,12 +247,8 @@ async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
         daemon(dir.path(), "x", quota).await,
         daemon(dir.path(), "y", quota).await,
     );
-    let id = x.begin(&Repo::cli(), "a", false).await.unwrap();
-    let append = async |to: &Arc<Uploads>, at, bytes| {
-        let appended = to.append((&id, "a"), Some(at), None, body(bytes));
-        assert!(matches!(appended.await, Ok(Appended::Size(_))));
-    };
-    append(&x, 0, b"first").await;
+    let id = begin(&x, "a").await;
+    append(&x, (&id, "a"), b"first").await.unwrap();
     // Its last request breaks off, and the client goes on elsewhere.
     let broken = stream::iter([
         Ok(Bytes::from_static(b" a")),
@@ -264,8 +256,8 @@ async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
     ]);
     let ended = x.finish((&id, "a"), Some(5), None, Some(broken.boxed()));
     ended.await.unwrap_err();
-    append(&y, 5, b" and second").await;
-    append(&y, 16, b" and third").await;
+    append(&y, (&id, "a"), b" and second").await.unwrap();
+    append(&y, (&id, "a"), b" and third").await.unwrap();
     rest(&x, &dir.path().join(format!("x/uploads/up-{id}"))).await;
     assert_eq!(y.size(&id).await.unwrap(), Some(26));
     let ended = y.finish((&id, "a"), Some(26), None, None).await;
@@ -277,9 +269,8 @@ async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
 async fn what_the_store_has_of_an_upload_is_not_passed_over_by_whoever_says_it_is_new() {
     let dir = tempfile::tempdir().unwrap();
     let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
-    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
-    let first = uploads.append((&id, "a"), Some(0), None, body(b"first"));
-    first.await.unwrap();
+    let id = begin(&uploads, "a").await;
+    append(&uploads, (&id, "a"), b"first").await.unwrap();
     assert!(uploads.local.drop_file(&id).await.unwrap());
     let last = Some(body(b"x"));
     let ended = uploads.finish((&id, "a"), Some(0), None, last).await;
@@ -291,11 +282,13 @@ async fn what_the_store_has_of_an_upload_is_not_passed_over_by_whoever_says_it_i
 async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     let dir = tempfile::tempdir().unwrap();
     let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
-    let begin = async |owner| uploads.begin(&Repo::cli(), owner, false).await.unwrap();
-    let (copy, ahead, sent) = (begin("a").await, begin("b").await, begin("b").await);
+    let (copy, ahead, sent) = (
+        begin(&uploads, "a").await,
+        begin(&uploads, "b").await,
+        begin(&uploads, "b").await,
+    );
     for (id, owner) in [(&copy, "a"), (&ahead, "b"), (&sent, "b")] {
-        let appended = uploads.append((id, owner), None, None, body(b"some bytes"));
-        appended.await.unwrap();
+        append(&uploads, (id, owner), b"some bytes").await.unwrap();
     }
     uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
     let _active = uploads.local.owners.active(&sent, "b", 0);
@@ -310,15 +303,95 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     assert_eq!(length(&ahead).await, None);
 }
 
+/// A bucket that has no room for the uploads in it.
+struct FullFor(Arc<dyn Records>, Mutex<Vec<UploadId>>);
+
+#[async_trait]
+impl Records for FullFor {
+    async fn read_record(&self, key: &str, most: u64) -> Result<Option<Bytes>> {
+        self.0.read_record(key, most).await
+    }
+
+    async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
+        let full = self.1.lock().iter().any(|id| key.contains(&id.to_string()));
+        if full {
+            return Err(Error::new(ErrorKind::Full, "put", "the bucket is full"));
+        }
+        self.0.write_record(key, bytes).await
+    }
+
+    async fn remove_record(&self, key: &str) -> Result<()> {
+        self.0.remove_record(key).await
+    }
+
+    async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
+        self.0.list_records(prefix).await
+    }
+
+    async fn repositories(&self) -> Result<Vec<Repo>> {
+        self.0.repositories().await
+    }
+}
+
 #[tokio::test]
-async fn a_store_that_is_full_takes_nothing_that_it_lacks() {
+async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = Arc::new(FullFor(bucket(dir.path()).await, Mutex::default()));
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(full.clone()), true).unwrap());
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let id = begin(&uploads, "a").await;
+        append(&uploads, (&id, "a"), b"bytes").await.unwrap();
+        // As while the bucket was away.
+        uploads.local.set_ahead(&id, |_| true).await.unwrap();
+        let late = uploads.local.append(&id, None, body(b" late")).await;
+        assert_eq!(late.unwrap(), Appended::Size(10));
+        ids.push(id);
+    }
+    let [refused, ended, taken] = &ids[..] else {
+        unreachable!()
+    };
+    *full.1.lock() = vec![refused.clone(), ended.clone()];
+    assert_eq!(uploads.send_late().await.unwrap_err().kind, ErrorKind::Full);
+    let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
+    let sizes = async |uploads: &Arc<Uploads>| {
+        let mut sizes = Vec::new();
+        for id in [refused, ended, taken] {
+            sizes.push(uploads.size(id).await.unwrap());
+        }
+        sizes
+    };
+    assert_eq!(sizes(&other).await, [Some(5), Some(5), Some(10)]);
+    let more = append(&uploads, (refused, "a"), b" more").await;
+    assert_eq!(more, Err("put"));
+    let last = uploads.finish((ended, "a"), None, None, None).await;
+    assert_eq!(last.unwrap_err().kind, ErrorKind::Full);
+    // Also where nobody goes on with one for long.
+    rest(&uploads, &folder.join(format!("up-{refused}"))).await;
+    assert_eq!(sizes(&uploads).await, [Some(10); 3]);
+    full.1.lock().clear();
+    assert_eq!(uploads.send_late().await.unwrap(), 2);
+    assert_eq!(sizes(&other).await, [Some(10); 3]);
+    let last = uploads.finish((ended, "a"), None, None, None).await;
+    let digest = last.unwrap().unwrap().spool.digest();
+    assert_eq!(digest, Digest::sha256_of(b"bytes late"));
+}
+
+#[tokio::test]
+async fn what_the_store_lacks_of_an_upload_at_rest_stays() {
     let dir = tempfile::tempdir().unwrap();
     let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
-    let id = uploads.begin(&Repo::cli(), "a", false).await.unwrap();
-    let sent = uploads.append((&id, "a"), None, None, body(b"bytes")).await;
-    sent.unwrap();
-    uploads.local.set_ahead(&id, |_| true).await.unwrap();
-    let full = Err::<(), _>(Error::new(ErrorKind::Full, "put", "the bucket is full"));
-    uploads.give_up_refused(&id, full).await.unwrap_err();
-    assert_eq!(uploads.local.length(&id).await.unwrap(), Some(5));
+    let (ahead, copy) = (begin(&uploads, "a").await, begin(&uploads, "a").await);
+    for id in [&ahead, &copy] {
+        append(&uploads, (id, "a"), b"bytes").await.unwrap();
+        // Another daemon has ended it, as far as the store shows.
+        uploads.pieces.as_ref().unwrap().clear(id).await.unwrap();
+    }
+    uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    for (id, left) in [(&ahead, Some(5)), (&copy, None)] {
+        rest(&uploads, &dir.path().join(format!("one/uploads/up-{id}"))).await;
+        assert_eq!(length(id).await, left);
+    }
 }
