@@ -110,6 +110,8 @@ async fn wrong_digest_stores_nothing_and_ends_the_upload() {
         (put.status, put.code().as_str()),
         (StatusCode::BAD_REQUEST, "DIGEST_INVALID")
     );
+    // The store is not asked: it may be away, and the answer would wait for it.
+    assert_eq!(door.asked.snapshot().put.requests, 0);
     assert_eq!(door.get(&at).await.status, StatusCode::NOT_FOUND);
     for bytes in [&b"bytes"[..], b"other"] {
         let path = format!("/v2/a/blobs/{}", Digest::sha256_of(bytes));

@@ -256,8 +256,10 @@ async fn what_another_daemon_received_of_an_upload_is_not_written_over() {
     ]);
     let ended = x.finish((&id, "a"), Some(5), None, Some(broken.boxed()));
     ended.await.unwrap_err();
+    x.local.set_ahead(&id, |_| true).await.unwrap();
     append(&y, (&id, "a"), b" and second").await.unwrap();
     append(&y, (&id, "a"), b" and third").await.unwrap();
+    x.send_late().await.unwrap();
     rest(&x, &dir.path().join(format!("x/uploads/up-{id}"))).await;
     assert_eq!(y.size(&id).await.unwrap(), Some(26));
     let ended = y.finish((&id, "a"), Some(26), None, None).await;
