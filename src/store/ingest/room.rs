@@ -23,7 +23,10 @@ impl Ingests {
         match self.free_copies().await {
             Ok(0) => {}
             Ok(others) => {
-                tracing::info!(others, "Disk full: files of uploads that the store has go");
+                tracing::info!(
+                    others,
+                    "Disk full: removed local copies of uploads that the store has"
+                );
                 return true;
             }
             Err(error) => {
@@ -36,7 +39,7 @@ impl Ingests {
             for id in resting {
                 count += u64::from(self.free(&id).await?);
             }
-            // Of what is here alone, those of others stay.
+            // Bytes that the store lacks are removed only of the owner with the most.
             if count == 0 && !self.lives_elsewhere {
                 let broken = if is_own {
                     HashSet::new()

@@ -6,7 +6,7 @@ use super::{
     PIECE_BYTES, UploadId, Uploads,
     pieces::{Pieces, end},
 };
-use crate::store::error::Result;
+use crate::store::error::{Error, ErrorKind, Result};
 
 /// To what had no byte for so long, no request is sending.
 const AT_REST: Duration = Duration::from_mins(10);
@@ -16,7 +16,7 @@ impl Uploads {
     /// uploads.
     ///
     /// # Errors
-    /// When the folder cannot be read; or, once all were tried, why the store took one of them not, unless it is unreachable.
+    /// When the folder cannot be read; or, after all were tried, the last refusal of a store that is not unreachable.
     pub async fn send_late(&self) -> Result<u64> {
         let Some(pieces) = &self.pieces else {
             return Ok(0);
@@ -84,6 +84,7 @@ impl Uploads {
         if size == 0 || pieces.sent(id) == Some(size) {
             return Ok(());
         }
+        let mut before = None;
         loop {
             // Every time: another daemon may have continued it, and its pieces stay.
             let stored = match pieces.list(id).await {
@@ -92,6 +93,10 @@ impl Uploads {
                 Err(e) if pieces.outlives(&e) => return Ok(()),
                 Err(e) => return Err(e),
             };
+            if before.replace(stored) == Some(stored) {
+                let why = "the store does not list a chunk that it took";
+                return Err(Error::new(ErrorKind::Unavailable, "upload", why).at("", id));
+            }
             pieces.note_sent(id, stored);
             if stored >= size {
                 return self.local.set_ahead(id, |size| size > stored).await;

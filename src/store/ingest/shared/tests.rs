@@ -1,6 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on stops here")]
 
-use std::{fs::File, time::SystemTime};
+use std::{
+    fs::File,
+    sync::atomic::{AtomicBool, Ordering},
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use futures_util::FutureExt as _;
@@ -305,42 +309,59 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     assert_eq!(length(&ahead).await, None);
 }
 
-/// A bucket that has no room for the uploads in it.
-struct FullFor(Arc<dyn Records>, Mutex<Vec<UploadId>>);
+/// A bucket that has no room for some uploads, or loses what it took.
+struct Faulty {
+    records: Arc<dyn Records>,
+    full_for: Mutex<Vec<UploadId>>,
+    loses: AtomicBool,
+}
+
+impl Faulty {
+    async fn over(dir: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            records: bucket(dir).await,
+            full_for: Mutex::default(),
+            loses: AtomicBool::new(false),
+        })
+    }
+}
 
 #[async_trait]
-impl Records for FullFor {
+impl Records for Faulty {
     async fn read_record(&self, key: &str, most: u64) -> Result<Option<Bytes>> {
-        self.0.read_record(key, most).await
+        self.records.read_record(key, most).await
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
-        let full = self.1.lock().iter().any(|id| key.contains(&id.to_string()));
-        if full {
+        let full_for = self.full_for.lock().clone();
+        if full_for.iter().any(|id| key.contains(&id.to_string())) {
             return Err(Error::new(ErrorKind::Full, "put", "the bucket is full"));
         }
-        self.0.write_record(key, bytes).await
+        if self.loses.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.records.write_record(key, bytes).await
     }
 
     async fn remove_record(&self, key: &str) -> Result<()> {
-        self.0.remove_record(key).await
+        self.records.remove_record(key).await
     }
 
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
-        self.0.list_records(prefix).await
+        self.records.list_records(prefix).await
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {
-        self.0.repositories().await
+        self.records.repositories().await
     }
 }
 
 #[tokio::test]
 async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let full = Arc::new(FullFor(bucket(dir.path()).await, Mutex::default()));
+    let bucket = Faulty::over(dir.path()).await;
     let folder = dir.path().join("uploads");
-    let uploads = Arc::new(Uploads::open(&folder, Some(full.clone()), true).unwrap());
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
     let mut ids = Vec::new();
     for _ in 0..3 {
         let id = begin(&uploads, "a").await;
@@ -354,7 +375,7 @@ async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
     let [refused, ended, taken] = &ids[..] else {
         unreachable!()
     };
-    *full.1.lock() = vec![refused.clone(), ended.clone()];
+    *bucket.full_for.lock() = vec![refused.clone(), ended.clone()];
     assert_eq!(uploads.send_late().await.unwrap_err().kind, ErrorKind::Full);
     let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
     let sizes = async |uploads: &Arc<Uploads>| {
@@ -372,7 +393,7 @@ async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
     // Also where nobody goes on with one for long.
     rest(&uploads, &folder.join(format!("up-{refused}"))).await;
     assert_eq!(sizes(&uploads).await, [Some(10); 3]);
-    full.1.lock().clear();
+    bucket.full_for.lock().clear();
     assert_eq!(uploads.send_late().await.unwrap(), 2);
     assert_eq!(sizes(&other).await, [Some(10); 3]);
     let last = uploads.finish((ended, "a"), None, None, None).await;
@@ -396,4 +417,21 @@ async fn what_the_store_lacks_of_an_upload_at_rest_stays() {
         rest(&uploads, &dir.path().join(format!("one/uploads/up-{id}"))).await;
         assert_eq!(length(id).await, left);
     }
+}
+
+#[tokio::test]
+async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Faulty::over(dir.path()).await;
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let id = begin(&uploads, "a").await;
+    append(&uploads, (&id, "a"), b"bytes").await.unwrap();
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let late = uploads.local.append(&id, None, body(b" late")).await;
+    late.unwrap();
+    bucket.loses.store(true, Ordering::Relaxed);
+    let sent = uploads.send_late().await;
+    assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
 }
