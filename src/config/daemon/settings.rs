@@ -74,7 +74,7 @@ settings! {
         max_uploads: usize, "max_uploads" = count or "2000", AtReload
             => "unfinished uploads of one principal, or of one address without login; beyond that a new one replaces an empty one, else one that was idle for over 90 s, else it gets 403";
         max_upload_bytes: u64, "max_upload_bytes" = size or "64GiB", AtReload
-            => "bytes of all unfinished uploads of one principal, or of one address without login; beyond that a new one replaces an empty one, else one that was idle for over 90 s, else it gets 403";
+            => "bytes of all unfinished uploads of one principal, or of one address without login, and of its pushes that wait for an unreachable store; beyond that a new one replaces an empty one, else one that was idle for over 90 s, else it gets 403";
         hold: Duration, "hold" = duration or "2m", AtRestart
             => "longest time that a push or a request for content waits for an unreachable store; then it fails";
         refuse_incomplete_images: bool, "incomplete_images" = (choice [("refuse", true), ("warn", false)]) or "refuse", AtReload
