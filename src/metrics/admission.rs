@@ -20,7 +20,7 @@ pub struct Admitted {
 
 /// Numbers of one lane.
 #[derive(Debug, Clone, Default)]
-pub struct Waiting {
+pub struct LaneMetrics {
     /// Clients in the lane.
     pub clients: Gauge,
     /// Clients that were cut off because there were too many.
@@ -57,19 +57,19 @@ pub struct Admission {
     /// Connections.
     pub connections: Admitted,
     /// Uploads whose client is slow.
-    pub uploads: Waiting,
+    pub uploads: LaneMetrics,
     /// Manifests whose client is slow.
-    pub manifests: Waiting,
+    pub manifests: LaneMetrics,
     /// Forms and calls that are being sent.
-    pub forms: Waiting,
+    pub forms: LaneMetrics,
     /// Short answers that are being sent.
-    pub answers: Waiting,
+    pub answers: LaneMetrics,
     /// Responses whose client does not read.
-    pub responses: Waiting,
+    pub responses: LaneMetrics,
     /// Open calls of the control API.
-    pub calls: Waiting,
+    pub calls: LaneMetrics,
     /// Open calls of health and reflection.
-    pub health: Waiting,
+    pub health: LaneMetrics,
 }
 
 /// Labels of the pools, in the order of their fields.
@@ -109,21 +109,21 @@ impl Admission {
         let waiting = gauges(
             r,
             "places_waiting",
-            "Requests waiting for a slot",
+            "Requests that wait for a slot of a pool",
             "pool",
             POOLS,
         );
         let refused = counters(
             r,
             "places_refused",
-            "Requests that were refused because no slot was free",
+            "Requests refused because no slot was free",
             "pool",
             POOLS,
         );
         let transfers_cut = counters(
             r,
             "transfers_cut",
-            "Transfers that were cut off in favour of a caller with fewer",
+            "Transfers aborted in favor of a caller with fewer",
             "pool",
             ["transfers", "large_transfers"],
         );
@@ -137,7 +137,7 @@ impl Admission {
         let cut = counters(
             r,
             "slow_clients_cut",
-            "Slow clients that were cut off because there were too many",
+            "Slow clients disconnected because there were too many",
             "lane",
             LANES,
         );
@@ -154,7 +154,7 @@ impl Admission {
         let mut lanes = clients
             .into_iter()
             .zip(cut)
-            .map(|(clients, cut)| Waiting { clients, cut });
+            .map(|(clients, cut)| LaneMetrics { clients, cut });
         // In the order of the labels.
         let mut pool = || pools.next().unwrap_or_default();
         let mut lane = || lanes.next().unwrap_or_default();

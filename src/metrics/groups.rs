@@ -76,11 +76,11 @@ impl Connections {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
             open: gauge(r, "connections", "Open connections"),
-            accepted: counter(r, "connections_accepted", "Connections that were accepted"),
+            accepted: counter(r, "connections_accepted", "Accepted connections"),
             failed: counter(
                 r,
                 "connections_failed",
-                "Connections that could not be accepted, or whose TLS handshake failed",
+                "Connections that could not be accepted, or failed the TLS handshake",
             ),
             limit: gauge(
                 r,
@@ -104,11 +104,7 @@ impl Uploads {
     pub(super) fn register(r: &mut Registry) -> Self {
         Self {
             open: gauge(r, "uploads_open", "Unfinished uploads"),
-            expired: counter(
-                r,
-                "uploads_expired",
-                "Uploads that were removed because nobody continued them",
-            ),
+            expired: counter(r, "uploads_expired", "Abandoned uploads that were removed"),
         }
     }
 }
@@ -166,7 +162,7 @@ impl Queue {
             aside: gauge(
                 r,
                 "queue_set_aside",
-                "Acknowledged entries that can no longer be sent and were set aside",
+                "Acknowledged entries that cannot be sent and were set aside",
             ),
             sent,
             merged,
@@ -209,8 +205,8 @@ impl Disk {
                 "disk_free_bytes",
                 "Free bytes on the file system of the local disk",
             ),
-            evicted: counter(r, "evicted_blobs", "Blobs that were evicted from the disk"),
-            evicted_bytes: counter(r, "evicted_bytes", "Bytes that were evicted from the disk"),
+            evicted: counter(r, "evicted_blobs", "Blobs evicted from the local disk"),
+            evicted_bytes: counter(r, "evicted_bytes", "Bytes evicted from the local disk"),
             hashed_bytes: counter(
                 r,
                 "scrubbed_bytes",
@@ -219,7 +215,7 @@ impl Disk {
             damaged: counter(
                 r,
                 "damaged_blobs",
-                "Blobs on the disk that were found damaged, and removed",
+                "Damaged blobs found on the local disk and removed",
             ),
         }
     }
@@ -260,7 +256,7 @@ impl Tls {
             not_after: gauge(
                 r,
                 "tls_not_after_seconds",
-                "When the TLS certificate expires, in seconds since 1970; 0 without TLS",
+                "Expiry of the TLS certificate, in seconds since 1970; 0 without TLS",
             ),
         }
     }
@@ -284,12 +280,12 @@ impl Phase {
             draining: gauge(
                 r,
                 "draining",
-                "1 while the last requests and the queue are finished before exit",
+                "1 while the daemon finishes requests and the queue before exit",
             ),
             degraded: gauge(
                 r,
                 "degraded",
-                "1 while a store cannot be reached; requests are still answered",
+                "1 while a store is unreachable or pushes are refused; requests are still answered",
             ),
         }
     }

@@ -9,18 +9,18 @@ use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
 
 /// A body, and a value that is dropped with it.
-pub(super) struct Held<T> {
+pub(super) struct GuardedBody<T> {
     body: Body,
     _what: T,
 }
 
-impl<T> Held<T> {
+impl<T> GuardedBody<T> {
     pub(super) fn new(body: Body, what: T) -> Self {
         Self { body, _what: what }
     }
 }
 
-impl<T: Unpin> http_body::Body for Held<T> {
+impl<T: Unpin> http_body::Body for GuardedBody<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
