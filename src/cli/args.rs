@@ -8,9 +8,9 @@ use crate::config::{Layer, flags, keys::TABLE, table::Flag};
 
 /// Carries build caches between CI nodes: Go's build and module caches, and any folder.
 ///
-/// `import` at the start of a job puts a cache back, `export` at its end stores what is new. Caches live in a
-/// folder, an S3 bucket or an OCI registry. A cache problem never fails a build: it is a miss, with one line
-/// that says why.
+/// `import` restores a cache at the start of a job, `export` stores its new content at the end. Caches live in a
+/// folder, an S3 bucket or an OCI registry. A cache problem never fails a build: it is a miss, reported in one
+/// line.
 #[derive(Debug, Parser)]
 #[command(
     name = "cachectl",
@@ -342,8 +342,8 @@ pub(crate) struct Env {
 #[derive(Debug, Args)]
 #[command(next_help_heading = EVERYWHERE, next_display_order = AFTER_STORES)]
 pub(crate) struct Global {
-    /// Settings file, in which all keys take effect [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, overridden by
-    /// ./cachectl.toml, in which only keys that are safe in a checkout do]
+    /// Settings file; all its keys take effect [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, overridden by
+    /// ./cachectl.toml, which may set only some keys]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object on standard output.

@@ -62,7 +62,7 @@ impl Daemon {
         while let Some(message) = stream.next().await {
             match message.map_err(failed)?.content() {
                 Some(MessageContent::Progress(progress)) => {
-                    proto::replay(progress, &*self.progress)
+                    proto::replay(progress, &*self.progress);
                 }
                 Some(MessageContent::Report(part)) => {
                     proto::join(report.get_or_insert_default(), &part);

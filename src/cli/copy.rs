@@ -182,7 +182,7 @@ fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
         .iter()
         .all(|l| l.what.starts_with("repository "))
     {
-        "copy to a folder (disk:) or a bucket, or with --by daemon: these hold all repositories; or copy one with --repository cachectl"
+        "copy to a folder (disk:) or a bucket, or with --by daemon: these hold all repositories; or copy only one with --repository cachectl"
     } else {
         "`cachectl verify` on FROM shows what is damaged; the next export repairs it"
     };

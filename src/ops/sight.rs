@@ -157,7 +157,7 @@ impl Sights {
                 match repository.doubt(digest).await {
                     Ok(()) => memo.doubt(*digest),
                     Err(error) => {
-                        tracing::debug!(%digest, %error, "Could not record that a manifest names this digest without giving access to it")
+                        tracing::debug!(%digest, %error, "Could not record that a manifest names this digest without giving access to it");
                     }
                 }
             }

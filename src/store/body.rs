@@ -229,7 +229,7 @@ impl SpoolWriter {
     /// `Full` if there is not enough space.
     pub(super) fn reserve(&self, bytes: u64) -> Result<()> {
         let reserved = fs::reserve(&self.file, bytes);
-        reserved.map_err(|e| Error::io("spool", fs::Error::new("make room for", &self.path, e)))
+        reserved.map_err(|e| Error::io("spool", fs::Error::new("reserve space for", &self.path, e)))
     }
 
     /// Bytes written so far.

@@ -316,7 +316,7 @@ impl OutageLog {
                 tracing::warn!(what = self.what, %error, "The OTLP collector does not accept data");
             }
             Ok(()) if was_away => {
-                tracing::info!(what = self.what, "The OTLP collector accepts data again")
+                tracing::info!(what = self.what, "The OTLP collector accepts data again");
             }
             _ => {}
         }

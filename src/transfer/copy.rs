@@ -306,7 +306,7 @@ impl<'a> Copier<'a> {
                 hasher.finish()
             };
             if spool.size() != want.size {
-                let why = format!("{} bytes expected, {} came", want.size, spool.size());
+                let why = format!("expected {} bytes, received {}", want.size, spool.size());
                 return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
             }
             if digest != want.digest {

@@ -34,29 +34,29 @@ impl Collector for Caches {
         for (name, help, count) in [
             (
                 "merged_manifests",
-                "Cache manifests that were put together from what several builds exported to one tag",
+                "Cache manifests merged from the exports of several builds to one tag",
                 &counts.merged,
             ),
             (
                 "merge_dropped_records",
-                "Records of builds that a merged cache manifest had no room for",
+                "Records left out of merged cache manifests for lack of space",
                 &counts.dropped_records,
             ),
             (
                 "merge_dropped_parts",
-                "Exports that were dropped from a tag that had more parts, bytes or records than it may have",
+                "Exports dropped from a tag that exceeded its limit of parts, bytes or records",
                 &counts.dropped_parts,
             ),
             (
                 "pruned_manifests",
-                "Cache manifests that were served without layers that were lost",
+                "Cache manifests served without lost layers",
                 &counts.pruned,
             ),
         ] {
             let counter = ConstCounter::new(count.load(Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
-        let help = "Exports that would replace a cache by a small part of it, by what was done";
+        let help = "Exports that would replace a cache by a small part of it, by action taken";
         let name = "shrinking_exports";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (action, count) in [

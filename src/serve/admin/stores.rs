@@ -48,7 +48,7 @@ impl Collector for Stores {
         };
         show(
             "store_operations",
-            "Operations asked of a store, by outcome",
+            "Operations on a store, by outcome",
             operations,
         )?;
         show(

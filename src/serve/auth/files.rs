@@ -71,7 +71,7 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), &'static str> {
     } else if name.len() > MAX_NAME_BYTES {
         Err("the name is longer than 255 bytes")
     } else if name.chars().any(|c| c.is_control() || c == ':') {
-        Err("the name holds a `:` or a control character")
+        Err("the name contains a `:` or a control character")
     } else if name == ANONYMOUS || name == "*" {
         Err("`anonymous` and `*` are reserved: rules use them for everybody")
     } else {

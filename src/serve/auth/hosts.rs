@@ -49,7 +49,7 @@ impl Hosts {
         for entry in &config.allowed_hosts {
             if !is_name(entry) {
                 let shown = crate::redact::host(entry);
-                let why = format!("`allowed_hosts` holds `{shown}`, which is not a host name");
+                let why = format!("`allowed_hosts` contains `{shown}`, which is not a host name");
                 return Err(
                     Error::new(why).hint("expected a name without a port, such as cache.internal")
                 );

@@ -43,7 +43,7 @@ impl Other {
             .map_err(|e: crate::store::Error| Status::invalid_argument(e.to_string()))?;
         if names_a_path(&parsed) && !shared.allow_path.load(Ordering::Relaxed) {
             return Err(Status::permission_denied(format!(
-                "this daemon opens no paths of its machine (`{parsed}`): start it with --allow-path, or copy with --by here"
+                "this daemon does not open paths on its machine (`{parsed}`): start it with --allow-path, or copy with --by here"
             )));
         }
         Ok(Self::At(Box::new(parsed), side))

@@ -77,7 +77,7 @@ impl Asked {
     }
 
     fn told_in_the_log(&self, words: &str) -> String {
-        format!("{words}; its log says why (request {})", self.0)
+        format!("{words}; see its log (request {})", self.0)
     }
 }
 

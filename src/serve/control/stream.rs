@@ -139,7 +139,7 @@ async fn run<M: Message>(
             messages.extend(report.in_parts().into_iter().map(|part| AccountedMessage {
                 message: Ok(M::report(part)),
                 kept: Some(kept.clone()),
-            }))
+            }));
         }
         Err(status) => messages.push(Err(status).into()),
     }

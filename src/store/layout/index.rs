@@ -110,7 +110,7 @@ impl Index {
         let fits = is_short.then_some(()).ok_or_else(too_long);
         let fits = fits.and_then(|()| check_weight(&bytes, MAX_WEIGHT - ROOM_BYTES));
         fits.map_err(|why| {
-            let why = format!("`index.json` has no room for another entry ({why}): prune the layout, or use a store of type disk:");
+            let why = format!("`index.json` has no space for another entry ({why}): prune the layout, or use a store of type disk:");
             Error::new(ErrorKind::Full, op, why)
         })?;
         Ok(bytes)

@@ -39,7 +39,7 @@ impl Location {
                     .filter(|p| p.starts_with('/'))
                     .unwrap_or(rest);
                 if path.is_empty() || path.starts_with("//") {
-                    return Err(refused("names no socket"));
+                    return Err(refused("has no socket path"));
                 }
                 if path.starts_with('~') {
                     return Err(refused("begins with `~`, which only the shell expands"));
@@ -62,7 +62,7 @@ impl Location {
             .ok()
             .filter(|u| u.host_str().is_some_and(|h| !h.is_empty()))
         else {
-            return Err(refused("names no host"));
+            return Err(refused("has no host"));
         };
         // URL parsers tolerate extra slashes.
         if host.contains(['/', '\\', '?', '#']) || parsed.path() != "/" {
@@ -74,7 +74,7 @@ impl Location {
                 .trim_end_matches(|c: char| c.is_ascii_digit())
                 .ends_with(':')
         {
-            return Err(refused("names no port"));
+            return Err(refused("has no port"));
         }
         Ok(Self::at(&host, door))
     }

@@ -61,16 +61,16 @@ impl Location {
         let repository = repository.trim_end_matches('/').to_ascii_lowercase();
         let repository = repository.as_str();
         if repository.is_empty() {
-            return Err(refused("names no repository".to_owned()));
+            return Err(refused("has no repository".to_owned()));
         }
         if repository.contains([':', '@']) {
             return Err(refused(
-                "has a tag or digest; cachectl chooses the tags".to_owned(),
+                "has a tag or digest; leave it out, cachectl chooses the tags".to_owned(),
             ));
         }
         if !keys::is_repository(repository) {
             return Err(refused(
-                "names no repository of a registry: lower-case words and digits with `.`, `_`, `-` between them, and `/`"
+                "has an invalid repository: expected lower-case words and digits with `.`, `_`, `-` between them, and `/`"
                     .to_owned(),
             ));
         }

@@ -176,7 +176,7 @@ impl Drop for Session {
             match shared.transport.send(&ask).await {
                 Ok(answer) => debug!(status = answer.status.as_u16(), "Upload cancelled"),
                 Err(error) => {
-                    debug!(%error, "Could not cancel an upload; leaving it to the registry")
+                    debug!(%error, "Could not cancel an upload; leaving it to the registry");
                 }
             }
         });

@@ -176,7 +176,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
                 Error::new(
                     ErrorKind::Invalid,
                     "read CA bundle",
-                    format!("it holds a certificate that cannot be used: {e}"),
+                    format!("it contains an unusable certificate: {e}"),
                 )
             })?;
         }

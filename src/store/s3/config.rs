@@ -108,7 +108,7 @@ impl Config {
         }
         if !PART_BYTES_RANGE.contains(&self.part_bytes()) {
             return refused(format!(
-                "`part_bytes` is {}; S3 takes parts of 5 MiB to 5 GiB",
+                "`part_bytes` is {}; S3 accepts parts of 5 MiB to 5 GiB",
                 self.part_bytes()
             ));
         }
@@ -157,7 +157,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
     // An unencoded password may contain a `/`.
     if rest.contains('@') {
         return refused(
-            "holds a user name; credentials come from the AWS chain (`AWS_ACCESS_KEY_ID` …)",
+            "contains a user name; credentials are read from the AWS chain (`AWS_ACCESS_KEY_ID` …)",
         );
     }
     let host_is_right = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);

@@ -96,7 +96,7 @@ where
         _ => Error::new(ErrorKind::Unavailable, op, chain(&e)),
     };
     // The message contains everything known; as causes, the SDK's own words would only repeat it.
-    tracing::debug!(error = %chain(&e), "S3 said no");
+    tracing::debug!(error = %chain(&e), "S3 refused the request");
     error
 }
 
