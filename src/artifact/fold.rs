@@ -21,9 +21,11 @@ use crate::{
     entry::{EntryPath, Kind},
 };
 
-use contained::FOLDED_DAYS;
 pub use contained::remember;
 pub use needed::drop_covered;
+
+/// Days for which a snapshot remembers the side tags that it contains, once they are no longer listed.
+const FOLDED_DAYS: u32 = 7;
 
 /// How snapshots of a kind behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

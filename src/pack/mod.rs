@@ -26,7 +26,7 @@ pub const FRAME_TARGET_BYTES: usize = 2 << 20;
 pub const OWN_FRAME_BYTES: u64 = 1 << 20;
 /// Content of at least this many bytes is cut into segments.
 pub const SEGMENTED_BYTES: u64 = 256 << 10;
-/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3` (design §10).
+/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3`.
 pub const ZSTD_LEVEL: i32 = 3;
 /// Magic number of the skippable zstd frames that cachectl writes (RFC 8878 §3.1.2 has sixteen).
 const SKIPPABLE: u32 = 0x184D_2A5C;

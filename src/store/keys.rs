@@ -1,4 +1,4 @@
-//! Keys of everything in a store that is a tree: the same paths on disk and in a bucket (design §5).
+//! Keys of everything in a store that is a tree: the same paths on disk and in a bucket.
 //!
 //! ```text
 //! blobs/<alg>/<hex>                             bytes, manifests' among them

@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     digest::Digest,
-    store::open::{self, Options, StoreUrl},
+    store::{
+        StoreUrl,
+        open::{self, Options},
+    },
 };
 
 /// The records of the bucket in `dir`.
