@@ -22,7 +22,7 @@ use crate::{
         tokens::Tokens,
     },
     store::{
-        Store, StoreUrl,
+        Store,
         ingest::{Quota, Uploads},
         open::Options,
         tiered::Backlog,

@@ -13,7 +13,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
@@ -157,6 +157,7 @@ type OpenSessions = Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>;
 struct Ended {
     open: Arc<OpenSessions>,
     id: UploadId,
+    session: Arc<AsyncMutex<Session>>,
 }
 
 impl fmt::Debug for Ended {
@@ -169,7 +170,14 @@ impl UntilRemoved for Ended {}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.open.lock().remove(&self.id);
+        let mut open = self.open.lock();
+        // Another upload may have the name by now.
+        if open
+            .get(&self.id)
+            .is_some_and(|known| Arc::ptr_eq(known, &self.session))
+        {
+            open.remove(&self.id);
+        }
     }
 }
 
@@ -190,6 +198,8 @@ pub struct Ingests {
     evict: OnceLock<Box<Evict>>,
     /// Whether a store has the uploads too, so that they continue without their files here.
     lives_elsewhere: bool,
+    /// Whether that store could not be reached lately: then uploads continue only with their files here.
+    store_is_away: Arc<AtomicBool>,
 }
 
 impl Ingests {
@@ -203,6 +213,7 @@ impl Ingests {
             owners: Owners::default(),
             evict: OnceLock::new(),
             lives_elsewhere,
+            store_is_away: Arc::default(),
         })
     }
 
@@ -244,8 +255,16 @@ impl Ingests {
     }
 
     /// Keeps an upload's file open for the next request, up to a limit: other idle uploads are reopened when they continue.
-    fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
+    /// `None` if the file was removed since it was opened.
+    fn keep_open(&self, id: &UploadId, session: Session) -> Option<Arc<AsyncMutex<Session>>> {
         let mut open = self.open.lock();
+        if let Some(known) = open.get(id) {
+            return Some(known.clone());
+        }
+        // Whoever removes it is known here until it is gone.
+        if !session.is_at_its_path() {
+            return None;
+        }
         if open.len() >= MAX_OPEN {
             let is_used = |session: &Arc<AsyncMutex<Session>>| {
                 // One that has ended stays until its file is removed.
@@ -253,8 +272,9 @@ impl Ingests {
             };
             open.retain(|_, session| is_used(session));
         }
-        let new = || Arc::new(AsyncMutex::new(session));
-        open.entry(id.clone()).or_insert_with(new).clone()
+        let session = Arc::new(AsyncMutex::new(session));
+        open.insert(id.clone(), session.clone());
+        Some(session)
     }
 
     /// The upload's own lock, which its other requests wait for.
@@ -267,7 +287,10 @@ impl Ingests {
             let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
                 return Ok(None);
             };
-            self.keep_open(id, found)
+            let Some(session) = self.keep_open(id, found) else {
+                return Ok(None);
+            };
+            session
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
             Ok(guard) => Ok((!guard.ended).then_some(guard)),
@@ -403,10 +426,11 @@ impl Ingests {
         };
         session.ended = true;
         let same = OwnedMutexGuard::mutex(&session).clone();
-        self.open.lock().insert(id.clone(), same);
+        self.open.lock().insert(id.clone(), same.clone());
         let ended = Ended {
             open: self.open.clone(),
             id: id.clone(),
+            session: same,
         };
         // Nothing here waits for a disk.
         let digest = session.hasher.clone().finish().into();
@@ -585,6 +609,21 @@ mod tests {
         assert_eq!(std::fs::read(&stored).unwrap(), b"blob");
         assert_eq!(ingests.size(&id).await.unwrap(), None);
         assert!(!ingests.path(&id).exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_removed_while_it_is_opened_again_gets_no_more_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        let opened = || Session::reopen(&ingests.path(&id)).unwrap().unwrap();
+        let (before, again) = (opened(), opened());
+        assert!(ingests.cancel(&id).await.unwrap());
+        assert!(ingests.keep_open(&id, before).is_none());
+        ingests.begin_as(&id).await.unwrap();
+        ingests.open.lock().clear();
+        assert!(ingests.keep_open(&id, again).is_none());
+        assert!(ingests.keep_open(&id, opened()).is_some());
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Room for uploads on a full disk: what is removed, and whose.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use super::{Ingests, UploadId, io_at, owners::Fillers, remove, session};
 use crate::store::error::{Error, Result};
@@ -20,7 +20,10 @@ impl Ingests {
     /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones. Returns true
     /// if a retry makes sense, which is not the case for the owner that fills the disk.
     pub(super) async fn make_room(&self, id: &UploadId) -> bool {
-        match self.free_copies().await {
+        // While the store is away, an upload continues only with its copy.
+        let is_away = self.store_is_away.load(Ordering::Relaxed);
+        let age = if is_away { ABANDONED } else { Duration::ZERO };
+        match self.free_copies(age).await {
             Ok(0) => {}
             Ok(others) => {
                 tracing::info!(
@@ -40,7 +43,9 @@ impl Ingests {
                 count += u64::from(self.free(&id).await?);
             }
             // Bytes that the store lacks are removed only of the owner with the most.
-            if count == 0 && !self.lives_elsewhere {
+            if count == 0 && self.lives_elsewhere && !is_own {
+                count += self.free_copies(Duration::ZERO).await?;
+            } else if count == 0 && !self.lives_elsewhere {
                 let broken = if is_own {
                     HashSet::new()
                 } else {
@@ -74,13 +79,14 @@ impl Ingests {
         }
     }
 
-    /// Frees what rests here of uploads that the store has as well, whoever's: they lose nothing. Says how many.
-    async fn free_copies(&self) -> Result<u64> {
+    /// Frees what is kept here of uploads that the store has as well, whoever's, and that received nothing for `age`; returns
+    /// how many.
+    async fn free_copies(&self, age: Duration) -> Result<u64> {
         if !self.lives_elsewhere {
             return Ok(0);
         }
         let mut count = 0;
-        for id in self.copies(Duration::ZERO).await? {
+        for id in self.copies(age).await? {
             // A request may be putting it together from what the store has.
             if self.owners.is_active(&id) {
                 continue;

@@ -84,6 +84,13 @@ impl Session {
         })
     }
 
+    /// Returns true unless its file was removed, and possibly made again.
+    pub(super) fn is_at_its_path(&self) -> bool {
+        let number = |found: io::Result<Metadata>| found.ok().map(|f| (f.dev(), f.ino()));
+        let own = number(self.file.metadata());
+        own.is_some() && own == number(self.path.symlink_metadata())
+    }
+
     pub(super) fn set_ahead(&self, is_ahead: bool) -> Result<()> {
         let mode = if is_ahead { MODE | AHEAD } else { MODE };
         let set = self.file.set_permissions(Permissions::from_mode(mode));

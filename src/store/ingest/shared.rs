@@ -54,10 +54,10 @@ impl Uploads {
         records: Option<Arc<dyn Records>>,
         outlives_outages: bool,
     ) -> Result<Self> {
-        Ok(Self {
-            local: Ingests::open(dir, records.is_some())?,
-            pieces: records.map(|records| Pieces::new(records, outlives_outages)),
-        })
+        let local = Ingests::open(dir, records.is_some())?;
+        let is_away = local.store_is_away.clone();
+        let pieces = records.map(|records| Pieces::new(records, outlives_outages, is_away));
+        Ok(Self { local, pieces })
     }
 
     /// Number of uploads on this machine's disk ([`Ingests::count`]).
@@ -495,11 +495,13 @@ impl Uploads {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
             pieces.keep_sent(|id| self.local.owners.contains(id));
-            pieces.clear_over().await?;
-            self.settle_resting(pieces).await?;
             let listed = pieces.records.list_records(keys::UPLOADS).await?;
             self.local.owners.found(&sizes(&listed));
+            // First, since it needs no room in a full store.
             count += pieces.expire(listed, age, now).await?;
+            let cleared = pieces.clear_over().await;
+            self.settle_resting(pieces).await?;
+            cleared?;
         }
         Ok(count)
     }

@@ -312,11 +312,12 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     assert_eq!(length(&ahead).await, None);
 }
 
-/// A bucket that has no room for some uploads, or loses what it took.
+/// A bucket that has no room for some uploads, loses what it took, or in which another daemon ends an upload after each write.
 struct Faulty {
     records: Arc<dyn Records>,
     full_for: Mutex<Vec<UploadId>>,
     loses: AtomicBool,
+    ends: AtomicBool,
 }
 
 impl Faulty {
@@ -325,6 +326,7 @@ impl Faulty {
             records: bucket(dir).await,
             full_for: Mutex::default(),
             loses: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         })
     }
 }
@@ -343,7 +345,13 @@ impl Records for Faulty {
         if self.loses.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.records.write_record(key, bytes).await
+        self.records.write_record(key, bytes).await?;
+        if self.ends.load(Ordering::Relaxed) {
+            for listed in self.records.list_records(keys::UPLOADS).await? {
+                self.records.remove_record(&listed.key).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove_record(&self, key: &str) -> Result<()> {
@@ -434,7 +442,96 @@ async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
     let late = uploads.local.append(&id, None, body(b" late")).await;
     late.unwrap();
     bucket.loses.store(true, Ordering::Relaxed);
-    let sent = uploads.send_late().await;
-    assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
-    assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
+    for _ in 0..2 {
+        let sent = uploads.send_late().await;
+        assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
+    }
+    bucket.loses.store(false, Ordering::Relaxed);
+    assert_eq!(uploads.send_late().await.unwrap(), 1);
+    let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
+    assert_eq!(other.size(&id).await.unwrap(), Some(10));
+}
+
+#[tokio::test]
+async fn a_piece_that_a_bucket_loses_is_sent_again_from_the_copy_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = begin(&uploads, "a").await;
+    for bytes in [b"one", b"two"] {
+        append(&uploads, (&id, "a"), bytes).await.unwrap();
+    }
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let records = &uploads.pieces.as_ref().unwrap().records;
+    let last = records.list_records(keys::UPLOADS).await.unwrap().pop();
+    records.remove_record(&last.unwrap().key).await.unwrap();
+    let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
+    assert_eq!(other.size(&id).await.unwrap(), Some(3));
+    assert_eq!(uploads.send_late().await.unwrap(), 1);
+    assert_eq!(other.size(&id).await.unwrap(), Some(6));
+}
+
+#[tokio::test]
+async fn an_upload_that_another_daemon_ends_while_late_chunks_are_sent_does_not_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Faulty::over(dir.path()).await;
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let id = begin(&uploads, "a").await;
+    append(&uploads, (&id, "a"), b"bytes").await.unwrap();
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let late = uploads.local.append(&id, None, body(b" late")).await;
+    late.unwrap();
+    bucket.ends.store(true, Ordering::Relaxed);
+    let ended = uploads.send_late().await;
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Conflict);
+    bucket.ends.store(false, Ordering::Relaxed);
+    uploads.send_late().await.unwrap();
+    let left = bucket.list_records(keys::UPLOADS).await.unwrap();
+    assert_eq!(left, []);
+    assert_eq!(uploads.local.length(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn uploads_expire_also_where_a_full_bucket_takes_no_marker() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Faulty::over(dir.path()).await;
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let (over, old) = (begin(&uploads, "a").await, begin(&uploads, "b").await);
+    for (id, owner) in [(&over, "a"), (&old, "b")] {
+        append(&uploads, (id, owner), b"bytes").await.unwrap();
+    }
+    uploads.pieces.as_ref().unwrap().note_over(&over);
+    *bucket.full_for.lock() = vec![over.clone(), old.clone()];
+    let listed = async || bucket.list_records(keys::UPLOADS).await.unwrap().len();
+    let hour = Duration::from_hours(1);
+    let expired = uploads.expire(hour, Time::now()).await;
+    assert_eq!(expired.unwrap_err().kind, ErrorKind::Full);
+    // The pieces of the one that is over are gone, and a later run goes on with the others.
+    assert_eq!(listed().await, 1);
+    let mut later = Time::now();
+    later.secs += 7200;
+    uploads.expire(hour, later).await.unwrap_err();
+    assert_eq!(listed().await, 0);
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_copies_of_others_do_not_make_room_for_whoever_fills_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (copy, big) = (begin(&uploads, "a").await, begin(&uploads, "b").await);
+    append(&uploads, (&copy, "a"), b"bytes").await.unwrap();
+    append(&uploads, (&big, "b"), b"many more bytes")
+        .await
+        .unwrap();
+    let _active = uploads.local.owners.active(&big, "b", 15);
+    uploads.local.store_is_away.store(true, Ordering::Relaxed);
+    assert!(!uploads.local.make_room(&big).await);
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    assert_eq!(length(&copy).await, Some(5));
+    // They do for others.
+    let small = begin(&uploads, "c").await;
+    assert!(uploads.local.make_room(&small).await);
+    assert_eq!(length(&copy).await, None);
 }
