@@ -441,6 +441,12 @@ async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
     uploads.local.set_ahead(&id, |_| true).await.unwrap();
     let late = uploads.local.append(&id, None, body(b" late")).await;
     late.unwrap();
+    // Of another one the bucket has nothing yet.
+    let new = begin(&uploads, "a").await;
+    uploads.local.begin_as(&new).await.unwrap();
+    uploads.local.set_ahead(&new, |_| true).await.unwrap();
+    let all = uploads.local.append(&new, None, body(b"all")).await;
+    all.unwrap();
     bucket.loses.store(true, Ordering::Relaxed);
     for _ in 0..2 {
         let sent = uploads.send_late().await;
@@ -448,9 +454,10 @@ async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
         assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
     }
     bucket.loses.store(false, Ordering::Relaxed);
-    assert_eq!(uploads.send_late().await.unwrap(), 1);
+    assert_eq!(uploads.send_late().await.unwrap(), 2);
     let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
     assert_eq!(other.size(&id).await.unwrap(), Some(10));
+    assert_eq!(other.size(&new).await.unwrap(), Some(3));
 }
 
 #[tokio::test]
