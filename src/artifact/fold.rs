@@ -1,5 +1,4 @@
-//! Folding: the content of two writers of a name in one snapshot; and the closure that every snapshot must pass (design
-//! §6.4–6.5).
+//! Folding: combines the content of two writers of a name into one snapshot; and the closure check that every snapshot must pass.
 
 use std::collections::{HashMap, HashSet};
 

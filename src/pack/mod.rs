@@ -1,9 +1,9 @@
 //! Packs: entries and their contents as one blob, and back.
 //!
 //! - Holds: planning of frames, the tar and zstd form, the table of contents in it, unpacking of frames into files.
-//! - Enters: entries in the order of packing, readers of their contents; on the way back stored frames and the places of their bytes.
-//! - Leaves: a pack on any `io::Write` with its table of contents; on the way back files, every byte checked.
-//! - Deliberately absent: which cache it is, where packs are stored, async.
+//! - Enters: entries in the order of packing, readers of their contents; when unpacking, stored frames and the places of their bytes.
+//! - Leaves: a pack on any `io::Write` with its table of contents; when unpacking, files of which every byte was checked.
+//! - Deliberately absent: the kind of cache, the place where packs are stored, async.
 
 use std::io::Write;
 
