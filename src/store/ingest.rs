@@ -52,6 +52,8 @@ const EVICT_TRIES: u32 = 5;
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for another one of the same upload.
 const BUSY: Duration = Duration::from_secs(10);
+/// How often a file is opened that changes meanwhile: another process may write to it.
+const REOPEN_TRIES: u32 = 3;
 /// Name of the files.
 const PREFIX: &str = "up-";
 /// Idle uploads whose files are kept open.
@@ -255,14 +257,14 @@ impl Ingests {
     }
 
     /// Keeps an upload's file open for the next request, up to a limit: other idle uploads are reopened when they continue.
-    /// `None` if the file was removed since it was opened.
+    /// `None` if the file was removed or grew since it was opened.
     fn keep_open(&self, id: &UploadId, session: Session) -> Option<Arc<AsyncMutex<Session>>> {
         let mut open = self.open.lock();
         if let Some(known) = open.get(id) {
             return Some(known.clone());
         }
         // Whoever removes it is known here until it is gone.
-        if !session.is_at_its_path() {
+        if !session.is_whole_file() {
             return None;
         }
         if open.len() >= MAX_OPEN {
@@ -277,20 +279,27 @@ impl Ingests {
         Some(session)
     }
 
-    /// The upload's own lock, which its other requests wait for.
-    async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
-        let there = self.open.lock().get(id).cloned();
-        let session = if let Some(session) = there {
-            session
-        } else {
+    /// The upload's session, opened again if need be.
+    async fn session(&self, id: &UploadId) -> Result<Option<Arc<AsyncMutex<Session>>>> {
+        for _ in 0..REOPEN_TRIES {
+            if let Some(there) = self.open.lock().get(id).cloned() {
+                return Ok(Some(there));
+            }
             let path = self.path(id);
             let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
                 return Ok(None);
             };
-            let Some(session) = self.keep_open(id, found) else {
-                return Ok(None);
-            };
-            session
+            if let Some(kept) = self.keep_open(id, found) {
+                return Ok(Some(kept));
+            }
+        }
+        Err(busy(id))
+    }
+
+    /// The upload's own lock, which its other requests wait for.
+    async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
+        let Some(session) = self.session(id).await? else {
+            return Ok(None);
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
             Ok(guard) => Ok((!guard.ended).then_some(guard)),
@@ -397,7 +406,7 @@ impl Ingests {
             }
             if evictions < EVICT_TRIES && self.evict(id) {
                 evictions += 1;
-            } else if !self.make_room(id).await || tries == ROOM_TRIES {
+            } else if !self.make_room(id, tries + 1 >= ROOM_TRIES).await || tries == ROOM_TRIES {
                 drop(session);
                 self.drop_file(id).await?;
                 return Err(error);
@@ -617,7 +626,11 @@ mod tests {
         let ingests = Ingests::open(dir.path(), false).unwrap();
         let id = ingests.begin(&Repo::cli()).await.unwrap();
         let opened = || Session::reopen(&ingests.path(&id)).unwrap().unwrap();
-        let (before, again) = (opened(), opened());
+        let (before, again, short) = (opened(), opened(), opened());
+        let bytes = futures_util::stream::iter([Ok(Bytes::from_static(b"bytes"))]);
+        ingests.append(&id, None, bytes.boxed()).await.unwrap();
+        ingests.open.lock().clear();
+        assert!(ingests.keep_open(&id, short).is_none());
         assert!(ingests.cancel(&id).await.unwrap());
         assert!(ingests.keep_open(&id, before).is_none());
         ingests.begin_as(&id).await.unwrap();

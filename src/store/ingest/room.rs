@@ -17,9 +17,10 @@ impl Ingests {
         evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
     }
 
-    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones. Returns true
-    /// if a retry makes sense, which is not the case for the owner that fills the disk.
-    pub(super) async fn make_room(&self, id: &UploadId) -> bool {
+    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones, and `at_last`,
+    /// when others that were told to end had time for it, any copy. Returns true if a retry makes sense, which is not the case
+    /// for the owner that fills the disk.
+    pub(super) async fn make_room(&self, id: &UploadId, at_last: bool) -> bool {
         // While the store is away, an upload continues only with its copy.
         let is_away = self.store_is_away.load(Ordering::Relaxed);
         let age = if is_away { ABANDONED } else { Duration::ZERO };
@@ -39,11 +40,20 @@ impl Ingests {
         let Fillers { resting, is_own } = self.owners.fillers(id);
         let freed = async {
             let mut count = 0;
+            // First what the store has as well, where there is one.
+            if self.lives_elsewhere {
+                for id in &resting {
+                    count += u64::from(self.unless_busy(id, self.drop_copy(id)).await?);
+                }
+            }
+            if count > 0 {
+                return Ok((count, true));
+            }
             for id in resting {
                 count += u64::from(self.free(&id).await?);
             }
             // Bytes that the store lacks are removed only of the owner with the most.
-            if count == 0 && self.lives_elsewhere && !is_own {
+            if count == 0 && self.lives_elsewhere && !is_own && at_last {
                 count += self.free_copies(Duration::ZERO).await?;
             } else if count == 0 && !self.lives_elsewhere {
                 let broken = if is_own {
@@ -56,17 +66,18 @@ impl Ingests {
                     count += u64::from(self.free(&id).await?);
                 }
             }
-            Ok::<_, Error>(count)
+            Ok::<_, Error>((count, !is_own))
         };
         match freed.await {
-            Ok(others) => {
+            Ok((others, may_retry)) => {
                 tracing::warn!(others, is_own, "Disk full: dropping unfinished uploads");
+                may_retry
             }
             Err(error) => {
                 tracing::warn!(%error, "Disk full, and unfinished uploads cannot be dropped");
+                !is_own
             }
         }
-        !is_own
     }
 
     /// Frees the disk space of an upload without an active request: if a store has it too, it continues from there, and still

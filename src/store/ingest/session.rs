@@ -84,11 +84,13 @@ impl Session {
         })
     }
 
-    /// Returns true unless its file was removed, and possibly made again.
-    pub(super) fn is_at_its_path(&self) -> bool {
-        let number = |found: io::Result<Metadata>| found.ok().map(|f| (f.dev(), f.ino()));
-        let own = number(self.file.metadata());
-        own.is_some() && own == number(self.path.symlink_metadata())
+    /// Returns true unless its file was removed, and possibly made again, or grew.
+    pub(super) fn is_whole_file(&self) -> bool {
+        let found = (self.file.metadata(), self.path.symlink_metadata());
+        let (Ok(own), Ok(there)) = found else {
+            return false;
+        };
+        (own.dev(), own.ino(), self.size) == (there.dev(), there.ino(), there.len())
     }
 
     pub(super) fn set_ahead(&self, is_ahead: bool) -> Result<()> {

@@ -44,7 +44,7 @@ pub(super) struct Pieces {
     places: Pool,
     /// Whether uploads continue with local bytes while the store is unreachable.
     pub(super) outlive_outages: bool,
-    /// Whether the last request for pieces found it so.
+    /// Whether a request for pieces found it so, and none was written since.
     is_away: Arc<AtomicBool>,
     /// Uploads that finished while the store was unreachable: their pieces must still be removed.
     over: Mutex<HashSet<UploadId>>,
@@ -107,10 +107,11 @@ impl Pieces {
         self.outlive_outages && error.is_temporary()
     }
 
-    /// Remembers whether the store could be reached.
+    /// Remembers that the store could not be reached, until something is written to it.
     fn noted<T>(&self, done: Result<T>) -> Result<T> {
-        let is_away = matches!(&done, Err(e) if e.is_temporary());
-        self.is_away.store(is_away, Ordering::Relaxed);
+        if matches!(&done, Err(e) if e.is_temporary()) {
+            self.is_away.store(true, Ordering::Relaxed);
+        }
         done
     }
 
@@ -185,6 +186,7 @@ impl Pieces {
         let key = keys::upload(&format!("{id}.{offset:020}"));
         let end = offset + piece.len() as u64;
         self.noted(self.records.write_record(&key, piece).await)?;
+        self.is_away.store(false, Ordering::Relaxed);
         if self.sent(id).unwrap_or(0) == offset {
             self.note_sent(id, end);
         }

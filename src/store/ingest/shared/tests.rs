@@ -202,13 +202,13 @@ async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_
     append(&uploads, (&small, "b"), b"xx").await.unwrap();
     let _active = uploads.local.owners.active(&small, "b", 2);
     // Not while it is being stored.
-    assert!(!uploads.local.make_room(&small).await);
+    assert!(!uploads.local.make_room(&small, false).await);
     assert!(finished.given_up().now_or_never().is_none());
     finished.waits();
     finished.waits();
     let over = append(&uploads, (&next, "a"), b"xx").await;
     assert_eq!(over, Err(OVER_QUOTA));
-    assert!(uploads.local.make_room(&small).await);
+    assert!(uploads.local.make_room(&small, false).await);
     let told = finished.given_up().await;
     assert_eq!(told.kind, ErrorKind::Full);
     // What was stored counts no more.
@@ -229,7 +229,7 @@ async fn what_a_full_disk_gives_up_of_an_upload_in_a_bucket_still_counts() {
     );
     append(&uploads, (&big, "a"), b"7 bytes").await.unwrap();
     append(&uploads, (&other, "b"), b"x").await.unwrap();
-    assert!(uploads.local.make_room(&other).await);
+    assert!(uploads.local.make_room(&other, false).await);
     assert_eq!(uploads.local.length(&big).await.unwrap(), None);
     let over = append(&uploads, (&next, "a"), b"four").await;
     assert_eq!(over, Err(OVER_QUOTA));
@@ -303,12 +303,12 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     let _active = uploads.local.owners.active(&sent, "b", 0);
     assert!(!uploads.local.drop_copy(&ahead).await.unwrap());
     // The caller has most, and what goes is another one's: that loses nothing.
-    assert!(uploads.local.make_room(&sent).await);
+    assert!(uploads.local.make_room(&sent, false).await);
     let length = async |id| uploads.local.length(id).await.unwrap();
     assert_eq!(length(&copy).await, None);
     assert_eq!(length(&ahead).await, Some(10));
     assert_eq!(uploads.size(&copy).await.unwrap(), Some(10));
-    assert!(!uploads.local.make_room(&sent).await);
+    assert!(!uploads.local.make_room(&sent, false).await);
     assert_eq!(length(&ahead).await, None);
 }
 
@@ -519,6 +519,7 @@ async fn uploads_expire_also_where_a_full_bucket_takes_no_marker() {
     assert_eq!(listed().await, 1);
     let mut later = Time::now();
     later.secs += 7200;
+    assert!(uploads.local.drop_file(&old).await.unwrap());
     uploads.expire(hour, later).await.unwrap_err();
     assert_eq!(listed().await, 0);
 }
@@ -534,11 +535,52 @@ async fn while_the_store_is_away_copies_of_others_do_not_make_room_for_whoever_f
         .unwrap();
     let _active = uploads.local.owners.active(&big, "b", 15);
     uploads.local.store_is_away.store(true, Ordering::Relaxed);
-    assert!(!uploads.local.make_room(&big).await);
+    assert!(!uploads.local.make_room(&big, false).await);
     let length = async |id| uploads.local.length(id).await.unwrap();
     assert_eq!(length(&copy).await, Some(5));
-    // They do for others.
+    // They do for others, once whoever fills it had time to end.
     let small = begin(&uploads, "c").await;
-    assert!(uploads.local.make_room(&small).await);
+    assert!(uploads.local.make_room(&small, false).await);
+    assert_eq!(length(&copy).await, Some(5));
+    assert!(uploads.local.make_room(&small, true).await);
     assert_eq!(length(&copy).await, None);
+}
+
+#[tokio::test]
+async fn of_whoever_fills_the_disk_copies_go_before_what_the_store_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (copy, ahead, next) = (
+        begin(&uploads, "a").await,
+        begin(&uploads, "a").await,
+        begin(&uploads, "a").await,
+    );
+    for id in [&copy, &ahead] {
+        append(&uploads, (id, "a"), b"bytes").await.unwrap();
+    }
+    uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
+    uploads.local.store_is_away.store(true, Ordering::Relaxed);
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    assert!(uploads.local.make_room(&next, false).await);
+    assert_eq!((length(&copy).await, length(&ahead).await), (None, Some(5)));
+    assert!(!uploads.local.make_room(&next, false).await);
+    assert_eq!(length(&ahead).await, None);
+}
+
+#[tokio::test]
+async fn an_upload_that_grew_only_here_during_a_long_outage_does_not_expire() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (grown, left) = (begin(&uploads, "a").await, begin(&uploads, "a").await);
+    for id in [&grown, &left] {
+        append(&uploads, (id, "a"), b"bytes").await.unwrap();
+    }
+    assert!(uploads.local.drop_file(&left).await.unwrap());
+    // By the store's clock nothing came for long.
+    let mut now = Time::now();
+    now.secs += 7200;
+    let expired = uploads.expire(Duration::from_hours(1), now).await;
+    assert_eq!(expired.unwrap(), 1);
+    assert_eq!(uploads.size(&grown).await.unwrap(), Some(5));
+    assert_eq!(uploads.size(&left).await.unwrap(), Some(0));
 }
