@@ -1,4 +1,4 @@
-//! Files by directory handles: no path of an entry is ever resolved from the root of the file system, and no link is followed.
+//! File access by directory handles: no path of an entry is ever resolved from the root of the file system, and no link is followed.
 //!
 //! Every error names the operation and the path. All calls block.
 

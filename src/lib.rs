@@ -5,7 +5,7 @@
 //!
 //! - [`source`]: caches on disk, read as entries and restored: Go's build and module caches, any folder.
 //! - [`pack`]: entries to packs and back, on all cores.
-//! - [`artifact`]: the documents: table of contents, config, manifest, tags; folding and closure. Pure.
+//! - [`artifact`]: the documents: table of contents, config, manifest, tags; folding and closure. No I/O.
 //! - [`store`]: blobs and tags on disk, in an image layout, in S3, in a registry, behind small traits; wrappers with one
 //!   behaviour each.
 //! - [`transfer`]: from store to store, by descriptors.

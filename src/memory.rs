@@ -1,4 +1,4 @@
-//! Memory budgets: a limit on the memory of untrusted documents, for all that are read at once together.
+//! Memory budgets: one shared limit on the memory of all untrusted documents that are read at the same time.
 //!
 //! A reader reserves before it allocates. The decoded value keeps its [`Reservation`], which returns the bytes when dropped.
 

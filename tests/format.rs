@@ -9,9 +9,14 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, sym
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+use sha2::{Digest as _, Sha256};
+
+use crate::support::cachectld::Cachectld;
 use crate::support::cli::{Cachectl, cachectl, flag};
 use crate::support::gocache::GoCache;
 use crate::support::node::Node;
+use crate::support::servers::http;
 use crate::support::tree;
 
 fn fixture(name: &str) -> PathBuf {
@@ -127,6 +132,65 @@ fn a_store_of_format_1_is_read() {
     let report = without_go(import, &node).json();
     assert!(flag(&report, "hit"), "{report}");
     assert!(GoCache::read(&node.gocache()) == cache());
+}
+
+/// `fixtures/disk-0.1` is a `disk:` store that a command line and a daemon of commit ae42ca7 wrote: a folder; and in `team/app` an
+/// image, its signature, and two pushes of a BuildKit cache. A new signature is recorded in today's form beside the older one.
+#[test]
+fn a_disk_store_that_an_earlier_daemon_wrote_is_read_and_goes_on() {
+    let node = Node::new();
+    copied(&node, "disk-0.1");
+    let store = format!("disk:{}", node.path("store").display());
+    let target = node.path("target");
+    let report = cachectl(&node)
+        .args([
+            "--store", &store, "--json", "import", "dir", "--name", "kept",
+        ])
+        .arg(&target)
+        .json();
+    assert!(flag(&report, "hit"), "{report}");
+    let text = fs::read_to_string(target.join("link")).unwrap();
+    assert_eq!(text, "kept since release 0.1\n");
+    let daemon = Cachectld::over(&store).start();
+    let ask = |method: &str, path: &str, body: &[u8]| {
+        http(method, daemon.port, &format!("/v2/team/app/{path}"), body).unwrap()
+    };
+    let (status, cache) = ask("GET", "manifests/cache", b"");
+    assert_eq!(status, 200, "{cache}");
+    let cache: Value = serde_json::from_str(&cache).unwrap();
+    let layers = cache["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 2, "{cache}");
+    for layer in layers {
+        let blob = layer["digest"].as_str().unwrap();
+        let (status, text) = ask("GET", &format!("blobs/{blob}"), b"");
+        assert!(status == 200 && text.starts_with("layer "), "{blob}");
+    }
+    let (_, image) = ask("GET", "manifests/image", b"");
+    let digest = |text: &str| format!("sha256:{}", const_hex::encode(Sha256::digest(text)));
+    let subject = digest(&image);
+    let signatures = || {
+        let (status, list) = ask("GET", &format!("referrers/{subject}"), b"");
+        assert_eq!(status, 200, "{list}");
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let mut found = Vec::new();
+        for signature in list["manifests"].as_array().unwrap() {
+            assert_eq!(signature["artifactType"], "application/example.signature");
+            found.push(signature["digest"].as_str().unwrap().to_owned());
+        }
+        found
+    };
+    let older = signatures();
+    assert_eq!(older.len(), 1);
+    let (_, signature) = ask("GET", &format!("manifests/{}", older[0]), b"");
+    let newer = format!("{signature}\n");
+    let (status, said) = ask(
+        "PUT",
+        &format!("manifests/{}", digest(&newer)),
+        newer.as_bytes(),
+    );
+    assert_eq!(status, 201, "{said}");
+    let both = signatures();
+    assert!(both.len() == 2 && both.contains(&older[0]) && both.contains(&digest(&newer)));
 }
 
 /// What is written today is format 1 still: an export over it adds nothing.

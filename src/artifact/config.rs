@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     bounded,
-    snapshot::MAX_LAYERS_READ,
     wire::{Malformed, Reader, Result, Writer, bad},
 };
 use crate::digest::Digest;
 
 /// The only existing version.
 pub const FORMAT_VERSION: u32 = 1;
+/// A manifest with more layers, and a config with more packs, is refused on reading; we write 127 at most.
+pub const MAX_LAYERS_READ: usize = 4096;
 /// Largest config that we read.
 pub const MAX_CONFIG_BYTES: u64 = 32 << 20;
 /// Maximum number of features, gates and traits of a config.

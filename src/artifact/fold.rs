@@ -1,5 +1,4 @@
-//! Folding: the content of two writers of a name in one snapshot; and the closure that every snapshot must pass (design
-//! §6.4–6.5).
+//! Folding: combines the content of two writers of a name into one snapshot; and the closure check that every snapshot must pass.
 
 use std::collections::{HashMap, HashSet};
 
@@ -21,9 +20,11 @@ use crate::{
     entry::{EntryPath, Kind},
 };
 
-use contained::FOLDED_DAYS;
 pub use contained::remember;
 pub use needed::drop_covered;
+
+/// Days for which a snapshot remembers the side tags that it contains, once they are no longer listed.
+const FOLDED_DAYS: u32 = 7;
 
 /// How snapshots of a kind behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

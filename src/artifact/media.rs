@@ -33,7 +33,7 @@ pub const DOCKER_LAYER_FOREIGN_GZIP: &str =
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
 /// Config of a BuildKit cache (moby/buildkit `cache/remotecache/v1/types/spec.go`).
 pub const BUILDKIT_CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
-/// Our config (design §6.1).
+/// Our config (docs/format.md, 2).
 pub const CONFIG: &str = "application/vnd.cachectl.config.v1+json";
 /// Artifact type of a record that a daemon keeps in a store that has only blobs and tags (docs/format.md).
 pub const RECORD: &str = "application/vnd.cachectl.record.v1";

@@ -1,4 +1,4 @@
-//! What readers of foreign JSON take: peaks that the allocator saw, against bounds that are stated here.
+//! Peak memory of the readers of foreign JSON, as the allocator saw it, compared with the bounds stated here.
 
 use std::fmt::Write as _;
 

@@ -1,10 +1,10 @@
-//! OCI documents: what a cache looks like to a store.
+//! OCI documents: the form in which a cache is stored.
 //!
-//! - Holds: descriptors, manifests, tags and names, our config, the table of contents of a pack, what a snapshot is made of,
-//!   and the cache manifests and configs of BuildKit.
+//! - Holds: descriptors, manifests, tags and names, the config of a snapshot, the table of contents of a pack, the parts of a
+//!   snapshot, and the cache manifests and configs of BuildKit.
 //! - Enters: entries and digests, or the bytes of a document.
 //! - Leaves: bytes of a document, or the typed document after every check that needs no I/O.
-//! - Deliberately absent: files, network, async, and the use of a cache.
+//! - Deliberately absent: files, network, async, and how a cache is used.
 
 pub mod annotations;
 pub mod bounded;

@@ -1,4 +1,4 @@
-//! Names of snapshots, and how they are written as tags (design §7).
+//! Names of snapshots, and how they are written as tags (docs/format.md, 6).
 //!
 //! A tag is `<kind>.<name>.<scope>.<key>`, always four fields; a side tag has a fifth, `w<store time, base32, 7><random, base32,
 //! 9>`. The mark of a replacement is written like a side tag of the name's head with `r` instead of `w`; it is never a tag. A

@@ -7,7 +7,9 @@ use std::{
 
 use super::{
     Descriptor, Manifest, annotations,
-    config::{self, Config, FORMAT_VERSION, Fingerprint, Folded, PackState, RootMeta},
+    config::{
+        self, Config, FORMAT_VERSION, Fingerprint, Folded, MAX_LAYERS_READ, PackState, RootMeta,
+    },
     media,
     name::SnapshotName,
     toc::{MAX_STORED_TOC_BYTES, ObjectId, Toc, TocEntry},
@@ -18,8 +20,6 @@ use crate::{
     entry::{EntryPath, Time},
 };
 
-/// A manifest with more layers is refused on reading; we write 127 at most.
-pub const MAX_LAYERS_READ: usize = 4096;
 /// Longest media type or title of a layer.
 const MAX_LABEL_BYTES: usize = 255;
 /// A number of layers that all registries accept, even old ones.

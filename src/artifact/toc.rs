@@ -17,7 +17,7 @@ mod cost;
 mod meter;
 mod read;
 
-pub use read::{NotRead, Reading};
+pub use meter::{NotRead, Reading};
 
 /// Starts every stored table of contents.
 pub const MAGIC: [u8; 4] = *b"CTOC";

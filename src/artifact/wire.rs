@@ -1,4 +1,4 @@
-//! Numbers and bytes of our binary documents: LEB128 varints, zigzag for signed ones.
+//! Numbers and bytes of the binary documents: LEB128 varints, zigzag for signed ones.
 
 use crate::digest::Sha256;
 

@@ -51,7 +51,7 @@ async fn check(session: &Session) -> Result<&'static str> {
     }
     let budget = session.budget(Some(CHECK));
     let url = session.store()?;
-    let ping = async { stores::ping(url, session).await };
+    let ping = async { stores::ping(url, &session.store_options(true)).await };
     session.within(budget, ping).await?;
     let ctx = session.within(budget, session.open(budget)).await?;
     session.within(budget, ops::names::ask(&ctx)).await?;

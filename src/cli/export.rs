@@ -7,9 +7,10 @@ use super::{
     error::{CommandError, Result},
     github, output, panics,
     part::Part,
+    part::Verb,
     session::Session,
     sources::{self, NamedSource},
-    summary::{Summary, Verb},
+    summary::Summary,
 };
 use crate::{
     ops::{self, Target, export},

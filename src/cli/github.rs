@@ -8,10 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    output::printable,
-    summary::{Summary, Verb},
-};
+use super::{output::printable, part::Verb, summary::Summary};
 use crate::config::Env;
 
 /// Appends `digest` and, after an import, `cache-hit` and `cache-matched-key`; does nothing if the variable is not set.

@@ -8,10 +8,11 @@ use super::{
     export::finish,
     panics,
     part::Part,
+    part::Verb,
     session::Session,
     sources::{self, NamedSource},
     stores,
-    summary::{Summary, Verb},
+    summary::Summary,
 };
 use crate::{
     digest::Digest,

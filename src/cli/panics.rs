@@ -14,8 +14,9 @@ use super::{
     args,
     error::{CommandError, Kind, MAY_BE_PARTLY, Result},
     output,
+    part::Verb,
     session::Session,
-    summary::{Summary, Verb},
+    summary::Summary,
 };
 use crate::progress::Phase;
 

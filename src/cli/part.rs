@@ -5,10 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    output::{bytes, count, printable, seconds, short},
-    summary::Verb,
-};
+use super::output::{bytes, count, printable, seconds, short};
 use crate::{
     digest::Digest,
     ops::{
@@ -21,6 +18,22 @@ use crate::{
 
 /// Most left-out items that a warning names; `--json` has all of them.
 const MAX_LEFT_OUT_NAMED: usize = 3;
+
+/// Which of the two verbs ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Export,
+    Import,
+}
+
+impl Verb {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Export => "export",
+            Self::Import => "import",
+        }
+    }
+}
 
 /// The outcome of one snapshot.
 #[derive(Debug, Clone, Serialize)]

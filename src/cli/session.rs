@@ -24,7 +24,7 @@ use crate::{
     ops::{self, LeftOut},
     progress::{Phase, Watch as _},
     redact,
-    store::wrap::retrying::Trouble,
+    store::{open::Options, wrap::retrying::Trouble},
 };
 
 /// Largest GitHub event document that is read.
@@ -202,6 +202,17 @@ impl Session {
         budget.map(|b| b.saturating_sub(self.began.elapsed()))
     }
 
+    /// How this run uses stores.
+    pub(crate) fn store_options(&self, read_only: bool) -> Options {
+        let config = self.config();
+        Options {
+            read_only,
+            concurrency: config.concurrency,
+            trouble: self.trouble.clone(),
+            ..config.remote.clone()
+        }
+    }
+
     /// Opens the configured store.
     pub(crate) async fn open(&self, budget: Option<Duration>) -> Result<ops::Context> {
         self.open_url(self.store()?, self.config().read_only, budget)
@@ -218,7 +229,7 @@ impl Session {
         self.knows_its_settings()?;
         let config = self.config();
         // Boxed: the AWS configuration makes a future of many kilobytes, and everything here awaits this one.
-        let store = Box::pin(stores::open(url, self, read_only)).await;
+        let store = Box::pin(stores::open(url, &self.store_options(read_only))).await;
         let store = store.map_err(|e| self.explained_by_environment(e))?;
         Ok(ops::Context {
             store,

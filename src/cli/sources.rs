@@ -1,4 +1,4 @@
-//! Resolves the command line's arguments to caches on disk; one of two files here that use modules below `ops`.
+//! Resolves the command line's arguments to caches on disk.
 
 use std::{
     collections::BTreeSet,

@@ -1,35 +1,22 @@
-//! Opens stores according to the settings; one of two files here that use modules below `ops`.
+//! Opens stores according to the settings.
 
 use std::path::PathBuf;
 
-use super::{
-    error::{CommandError, Result},
-    session::Session,
-};
+use super::error::{CommandError, Result};
 pub(crate) use crate::store::unfilled;
 use crate::store::{
-    Store,
-    open::{self, Options, StoreUrl},
+    Store, StoreUrl,
+    open::{self, Options},
 };
 
 /// Opens the store at `url`; sends no request to remotes yet.
-pub(crate) async fn open(url: &str, session: &Session, read_only: bool) -> Result<Store> {
-    Ok(open::open(&url.parse()?, &options(session, read_only)).await?)
+pub(crate) async fn open(url: &str, options: &Options) -> Result<Store> {
+    Ok(open::open(&url.parse()?, options).await?)
 }
 
 /// Checks that a store of that kind answers at `url`.
-pub(crate) async fn ping(url: &str, session: &Session) -> Result<()> {
-    Ok(open::ping(&url.parse()?, &options(session, true)).await?)
-}
-
-fn options(session: &Session, read_only: bool) -> Options {
-    let config = session.config();
-    Options {
-        read_only,
-        concurrency: config.concurrency,
-        trouble: session.trouble.clone(),
-        ..config.remote.clone()
-    }
+pub(crate) async fn ping(url: &str, options: &Options) -> Result<()> {
+    Ok(open::ping(&url.parse()?, options).await?)
 }
 
 /// Where a store is, as far as it decides which process does the work.

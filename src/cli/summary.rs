@@ -9,29 +9,13 @@ use super::{
     error::{CommandError, Kind, Result},
     json::Object,
     output::{bytes, count, seconds},
-    part::Part,
+    part::{Part, Verb},
     sources::NamedSource,
 };
 use crate::{
     digest::Digest,
     ops::{LeftOut, Moved, PhaseTime},
 };
-
-/// Which of the two verbs ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    Export,
-    Import,
-}
-
-impl Verb {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Export => "export",
-            Self::Import => "import",
-        }
-    }
-}
 
 /// The outcome of the whole command.
 #[derive(Debug)]

@@ -1,6 +1,9 @@
 //! A settings file → a layer of values with their lines.
 
-use std::{io, path::Path};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 use toml::{
     Spanned,
@@ -9,7 +12,6 @@ use toml::{
 
 use super::{
     Error, Result,
-    found::Unread,
     table::{Shape, Table},
     value::{Layer, Origin, Raw},
 };
@@ -17,6 +19,29 @@ use crate::fs;
 
 /// Largest settings file that is read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A settings file that was not named explicitly and cannot be read, for instance because a container's user has no access to its
+/// `HOME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The file.
+    pub path: PathBuf,
+    /// The system's error message.
+    pub why: String,
+    /// It exists, so there are unknown settings; if false, its existence could not be checked.
+    pub is_there: bool,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.is_there {
+            "cannot read the settings in"
+        } else {
+            "cannot look for settings in"
+        };
+        write!(f, "{what} {}: {}", self.path.display(), self.why)
+    }
+}
 
 /// Reads a file; `None` if there is none. Blocks.
 ///

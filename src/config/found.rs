@@ -4,19 +4,18 @@
 //! what is cached and how fast, but not where caches are stored, whose they are or who is trusted ([`InCheckout`]). The rule
 //! depends only on where the file was found: owner, mode, links and the CI system do not matter.
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     Error, Result,
     env::Env,
-    file,
-    load::FILE_NAME,
+    file::{self, Unread},
     table::{InCheckout, Table},
     value::{self, Layer, Raw},
 };
+
+/// Name of the settings file.
+pub const FILE_NAME: &str = "cachectl.toml";
 
 /// The files that were read, and their combined values.
 #[derive(Default)]
@@ -31,29 +30,6 @@ pub(super) struct Found {
     pub(super) unknown: Vec<String>,
     /// Files that were not named explicitly and could not be read.
     pub(super) unread: Vec<Unread>,
-}
-
-/// A settings file that was not named explicitly and cannot be read, for instance because a container's user has no access to its
-/// `HOME`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unread {
-    /// The file.
-    pub path: PathBuf,
-    /// The system's error message.
-    pub why: String,
-    /// It exists, so there are unknown settings; if false, its existence could not be checked.
-    pub is_there: bool,
-}
-
-impl fmt::Display for Unread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.is_there {
-            "cannot read the settings in"
-        } else {
-            "cannot look for settings in"
-        };
-        write!(f, "{what} {}: {}", self.path.display(), self.why)
-    }
 }
 
 /// Settings files that are part of the checkout in the working directory.

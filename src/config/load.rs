@@ -5,15 +5,13 @@ use std::path::{Path, PathBuf};
 use super::{
     Error, Result,
     env::Env,
-    found::{self, Checkout, Found, Unread},
+    file::Unread,
+    found::{self, Checkout, Found},
     keys,
     settings::Config,
     table::{Shape, Table},
     value::{self, Layer, Origin, Raw},
 };
-
-/// Name of the settings file.
-pub const FILE_NAME: &str = "cachectl.toml";
 
 /// Settings, and the layers they come from.
 #[derive(Clone)]
@@ -223,6 +221,7 @@ impl<C> Loaded<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::found::FILE_NAME;
 
     fn env(pairs: &[(&str, &str)]) -> Env {
         [("HOME", "/home/u")].iter().chain(pairs).copied().collect()

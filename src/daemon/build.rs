@@ -24,7 +24,7 @@ use crate::{
     store::{
         Store,
         ingest::{Quota, Uploads},
-        open::{Options, StoreUrl},
+        open::Options,
         tiered::Backlog,
         wrap::counters::Tier,
     },
@@ -100,9 +100,8 @@ pub async fn build(config: &Config, state: &Path, shown: &Observability) -> Resu
     })?;
     let uploads_dir = store.facts().spool_dir.clone();
     let uploads_dir = uploads_dir.unwrap_or_else(|| state.join("uploads"));
-    // Other daemons do not see this machine's disk, and megabytes are not suitable as records of a registry.
-    let keeps_pieces = matches!(store.url(), StoreUrl::S3(_));
-    let shared = keeps_pieces.then(|| repositories.records());
+    let shares_pieces = store.url().shares_pieces();
+    let shared = shares_pieces.then(|| repositories.records());
     let uploads = Arc::new(Uploads::open(&uploads_dir, shared, backlog.is_some())?);
     uploads.set_quota(quota(config));
     if let Some(evict) = evict {

@@ -11,7 +11,7 @@ use crate::{
     config::{Loaded, Origin, daemon::Config, load::Row},
     fs,
     serve::auth::Authority,
-    store::open::StoreUrl,
+    store::StoreUrl,
     task,
 };
 

@@ -33,7 +33,7 @@ use crate::{
         daemon::{Config, address::Address},
     },
     serve::{admin::Phase, admission::Pool},
-    store::open::StoreUrl,
+    store::StoreUrl,
     task::{self, Task},
     telemetry::{logs::Logs, otlp::Exporter},
 };

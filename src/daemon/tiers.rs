@@ -17,9 +17,9 @@ use crate::{
     ops::cache_tags::{CacheTags, MergeCaches},
     serve::admin::Refresh,
     store::{
-        self, Store,
+        self, Repositories, Store, StoreUrl,
         ingest::Evict,
-        open::{Options, Repositories, StoreUrl},
+        open::Options,
         tiered::{self, Backlog, Numbers, Room, Tiered},
     },
     task,

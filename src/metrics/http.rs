@@ -1,8 +1,8 @@
 //! Requests: how many, how long, how many bytes, by door, route, tier and outcome.
 //!
-//! A histogram is sixteen series for each combination of its labels, so only requests of one of two outcomes are timed.
+//! A histogram has sixteen series for each combination of its labels, so only requests with two of the outcomes are timed.
 //!
-//! All numbers of one combination of labels lie together, so that a request costs one lookup and some additions.
+//! All numbers of one combination of labels are kept together, so that a request costs one lookup and some additions.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -3,10 +3,10 @@
 //! - Holds: one plain struct of handles, created once; its groups are passed to the modules that count. A handle is a shared
 //!   number: cloning is cheap, counting is one atomic addition. No globals.
 //! - Enters: additions; [`Collector`]s that are called at each scrape.
-//! - Leaves: text, for `/metrics` and for `telemetry::push`.
+//! - Leaves: text, for `/metrics` and for `telemetry::otlp`.
 //! - Deliberately absent: labels by repository, tag or digest; HTTP.
 //!
-//! Every name is documented in `docs/metrics.md`; a test compares.
+//! Every name is documented in `docs/metrics.md`; a test compares them.
 
 use parking_lot::Mutex;
 

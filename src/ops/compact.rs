@@ -1,4 +1,4 @@
-//! Few packs: small ones are merged, dead weight is left behind (design §6.4).
+//! Few packs: small ones are merged, dead weight is left behind.
 //!
 //! Only an export that writes anyway does this. Repacked content comes from this node's files; content that the node lacks is fetched, up
 //! to a limit, beyond which its pack is left alone. The new pack's generation is above those of the packs that it replaces, so that a fold

@@ -116,7 +116,7 @@ fn new(i: usize, item: &Item, content: ContentPlan) -> New {
     }
 }
 
-/// Go's build cache by modification time, which keeps outputs of one build together (design §10); everything else by path.
+/// Go's build cache by modification time, which keeps outputs of one build together; everything else by path.
 fn sort(kind: SourceKind, items: &[Item], new: &mut [New]) {
     match kind {
         SourceKind::GoBuild => new.sort_by(|a, b| {

@@ -1,4 +1,4 @@
-//! What a name stands for now: its head and the side tags that the head does not contain yet, folded (design §5, side tags).
+//! What a name stands for now: its head and the side tags that the head does not contain yet, folded.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,4 @@
-//! Prune: removes names by age, size and count; then unreachable blobs (design §5).
+//! Prune: removes names by age, size and count; then unreachable blobs.
 //!
 //! - Names: in the command line's own repository only cachectl snapshots (an image there is never touched); in other repositories, which
 //!   builders push to, every tag. A head and its side tags count as one name, as old as the youngest of them; so do a tag and its parts.
@@ -27,6 +27,7 @@ use crate::{
     store::{self, PublishedAt, Store, StoredBlob},
 };
 
+pub mod doors;
 mod mark;
 mod measure;
 mod named;
@@ -117,7 +118,7 @@ pub struct Report {
 /// When the names cannot be listed or removed. A failed sweep is in the report: the names are removed anyway.
 pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     if options.now {
-        return now::run(ctx, options, &now::NoDoors).await;
+        return now::run(ctx, options, &doors::NoDoors).await;
     }
     super::within_budget(ctx, "pruning", prune(ctx, options)).await
 }

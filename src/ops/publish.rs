@@ -1,4 +1,4 @@
-//! Publishing a snapshot under its name, safely with any number of concurrent writers (design §5).
+//! Publishing a snapshot under its name, safely with any number of concurrent writers.
 //!
 //! Where the store compares and swaps, the head is written if nobody else wrote it meanwhile; otherwise the snapshot is folded with it and
 //! the write retried. Everywhere else the snapshot is first published under a side tag; from then on it cannot be lost, and folding it into

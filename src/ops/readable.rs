@@ -3,9 +3,10 @@
 use super::{Error, Result};
 use crate::{
     artifact::{
+        config::MAX_LAYERS_READ,
         config::{Config, MAX_CONFIG_BYTES},
         descriptor::MAX_MANIFEST_BYTES,
-        snapshot::{MAX_LAYERS_READ, Sealed, Snapshot},
+        snapshot::{Sealed, Snapshot},
         toc::MAX_ENTRIES,
     },
     memory::MemoryBudget,

@@ -15,7 +15,7 @@ use crate::{
         Source,
         dir::{self, Dir},
     },
-    store::{Meet, Store, open::StoreUrl, testing::Memory},
+    store::{Meet, Store, StoreUrl, testing::Memory},
 };
 
 mod beside;

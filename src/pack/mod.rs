@@ -1,9 +1,9 @@
 //! Packs: entries and their contents as one blob, and back.
 //!
 //! - Holds: planning of frames, the tar and zstd form, the table of contents in it, unpacking of frames into files.
-//! - Enters: entries in the order of packing, readers of their contents; on the way back stored frames and the places of their bytes.
-//! - Leaves: a pack on any `io::Write` with its table of contents; on the way back files, every byte checked.
-//! - Deliberately absent: which cache it is, where packs are stored, async.
+//! - Enters: entries in the order of packing, readers of their contents; when unpacking, stored frames and the places of their bytes.
+//! - Leaves: a pack on any `io::Write` with its table of contents; when unpacking, files of which every byte was checked.
+//! - Deliberately absent: the kind of cache, the place where packs are stored, async.
 
 use std::io::Write;
 
@@ -26,7 +26,7 @@ pub const FRAME_TARGET_BYTES: usize = 2 << 20;
 pub const OWN_FRAME_BYTES: u64 = 1 << 20;
 /// Content of at least this many bytes is cut into segments.
 pub const SEGMENTED_BYTES: u64 = 256 << 10;
-/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3` (design §10).
+/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3`.
 pub const ZSTD_LEVEL: i32 = 3;
 /// Magic number of the skippable zstd frames that cachectl writes (RFC 8878 §3.1.2 has sixteen).
 const SKIPPABLE: u32 = 0x184D_2A5C;

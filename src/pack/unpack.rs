@@ -26,7 +26,7 @@ use crate::{
     progress::{Phase, Watch},
 };
 
-/// One `pwrite` of 4 MiB takes three times the system time of four of 1 MiB (design §10).
+/// One `pwrite` of 4 MiB takes three times the system time of four of 1 MiB.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// Creates files; called from many threads.

@@ -160,7 +160,7 @@ pub struct InspectRequest {
     /// A name, a tag or a digest.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Also list the entries.
+    /// List the entries too.
     #[prost(bool, tag = "2")]
     pub files: bool,
 }

@@ -1,4 +1,4 @@
-//! The methods whose answer is a report: a stream of messages, each of them progress or a part of it.
+//! The methods whose answer is a report: a stream of messages, each with progress or a part of the report.
 
 use super::{InParts, Wire, v1};
 

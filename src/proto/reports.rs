@@ -22,7 +22,7 @@ methods!(
     "Inspect", "inspect": InspectRequest -> InspectResponse(inspect_response)
         of InspectReport[snapshots, files] for Vec<inspect::Snapshot>;
     "Delete", "remove": DeleteRequest -> DeleteResponse(delete_response)
-        of DeleteReport[tags] for remove::Report;
+        of DeleteReport[names, tags] for remove::Report;
     "Prune", "prune": PruneRequest -> PruneResponse(prune_response)
         of PruneReport[tags, left_out] for prune::Report;
     "DiskUsage", "compute disk usage": DiskUsageRequest -> DiskUsageResponse(disk_usage_response)

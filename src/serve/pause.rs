@@ -17,7 +17,7 @@ mod promises;
 use super::admission::{Key, Ticket};
 use crate::{
     digest::Digest,
-    ops::prune::now::{Doors, Promised},
+    ops::prune::doors::{Doors, Promised},
     store::marked::MIN_GRACE,
 };
 use promises::Promises;

@@ -1,7 +1,7 @@
 //! Where a snapshot of a Go cache is usable.
 //!
 //! Only the Go release is a gate: Go salts every action id with it, so two releases never share an entry. Everything else affects
-//! how much of a snapshot will hit (go-caches.md, 1.7), and only ranks candidates.
+//! how much of a snapshot will hit, and only ranks candidates.
 
 use crate::source::{
     Fingerprint,

@@ -4,8 +4,8 @@
 //! whose name is its SHA-256; `<xx>` is the first byte of the name. Nothing else is carried: `trim.txt` and `testexpire.txt`
 //! refer to this node's clock, `fuzz/` is not a cache, a `-d` folder holds a program that `go run` links again.
 //!
-//! This module checks what the `go` command does not: an output is compared with its name whenever it is read or restored
-//! (go-caches.md, 1.4: Go links a damaged archive without an error).
+//! This module checks what the `go` command does not: an output is compared with its name whenever it is read or restored. Go
+//! itself links a damaged archive without an error.
 
 pub mod action;
 mod shards;

@@ -1,7 +1,7 @@
 //! Go's module cache: the download tree, as a module proxy would serve it.
 //!
 //! Carried: `.info .mod .zip .ziphash` of versions (including Go toolchains). Left out: locks, temporary files, `cache/vcs`,
-//! extracted trees (Go extracts what it needs, go-caches.md 3.5), `@v/list`, which is rebuilt, and the answers of checksum
+//! extracted trees (Go extracts what it needs), `@v/list`, which is rebuilt, and the answers of checksum
 //! databases. A `.partial` marks an extracted tree, not the zip next to it, which is complete.
 //!
 //! A zip is packed in the canonical stored form of `zip.rs`, and hashed while it is read; a zip whose hash does not match its

@@ -1,8 +1,8 @@
 //! Caches on disk: reading and restoring them.
 //!
 //! - Holds: the kinds of cache (Go build cache, Go module cache, any folder), the node index, staging and placing of restored trees.
-//! - Enters: paths of the user's machine, Go's settings; on the way back a staged tree and the entries in it.
-//! - Leaves: items sorted by path, contents in their packed form; on the way back a cache that its tool can use.
+//! - Enters: paths of the user's machine, Go's settings; when restoring, a staged tree and the entries in it.
+//! - Leaves: items sorted by path, contents in their packed form; when restoring, a cache that its tool can use.
 //! - Deliberately absent: OCI, tar, compression, stores, async.
 
 pub mod dir;

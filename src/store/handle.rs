@@ -3,16 +3,19 @@
 use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use super::{
-    Meet, PushCheck, RepoStore, Repository, Sweep, Untag,
-    behind::Hides,
-    error::Result,
-    keys::Repo,
-    marked::MarkedBlobs,
-    open::{Repositories, StoreUrl},
-    registry::ControlWay,
-    scrub::Scrubber,
+    Meet, PushCheck, Records, RepoStore, Repository, StoreUrl, Sweep, Untag, behind::Hides,
+    error::Result, keys::Repo, marked::MarkedBlobs, registry::ControlWay, scrub::Scrubber,
     wrap::counters::Counters,
 };
+
+/// Ability: many repositories over one set of blobs.
+pub trait Repositories: Send + Sync {
+    /// One of them; sends no request and creates nothing yet.
+    fn repository(&self, name: &Repo) -> Repository;
+
+    /// The records of all of them.
+    fn records(&self) -> Arc<dyn Records>;
+}
 
 /// An opened store, seen from one of its repositories: that of the command line, unless [`Self::within`] selects another. It
 /// provides blobs and tags ([`RepoStore`]); other abilities are optional. Cheap to clone; a folder's lock is held while any

@@ -13,7 +13,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::{Duration, SystemTime},
 };
 
@@ -52,6 +52,8 @@ const EVICT_TRIES: u32 = 5;
 const ROOM_PAUSE: Duration = Duration::from_millis(200);
 /// How long a request waits for another one of the same upload.
 const BUSY: Duration = Duration::from_secs(10);
+/// How often a file is opened that changes meanwhile: another process may write to it.
+const REOPEN_TRIES: u32 = 3;
 /// Name of the files.
 const PREFIX: &str = "up-";
 /// Idle uploads whose files are kept open.
@@ -157,6 +159,7 @@ type OpenSessions = Mutex<HashMap<UploadId, Arc<AsyncMutex<Session>>>>;
 struct Ended {
     open: Arc<OpenSessions>,
     id: UploadId,
+    session: Arc<AsyncMutex<Session>>,
 }
 
 impl fmt::Debug for Ended {
@@ -169,7 +172,14 @@ impl UntilRemoved for Ended {}
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.open.lock().remove(&self.id);
+        let mut open = self.open.lock();
+        // Another upload may have the name by now.
+        if open
+            .get(&self.id)
+            .is_some_and(|known| Arc::ptr_eq(known, &self.session))
+        {
+            open.remove(&self.id);
+        }
     }
 }
 
@@ -190,6 +200,8 @@ pub struct Ingests {
     evict: OnceLock<Box<Evict>>,
     /// Whether a store has the uploads too, so that they continue without their files here.
     lives_elsewhere: bool,
+    /// Whether that store could not be reached lately: then uploads continue only with their files here.
+    store_is_away: Arc<AtomicBool>,
 }
 
 impl Ingests {
@@ -203,6 +215,7 @@ impl Ingests {
             owners: Owners::default(),
             evict: OnceLock::new(),
             lives_elsewhere,
+            store_is_away: Arc::default(),
         })
     }
 
@@ -244,8 +257,16 @@ impl Ingests {
     }
 
     /// Keeps an upload's file open for the next request, up to a limit: other idle uploads are reopened when they continue.
-    fn keep_open(&self, id: &UploadId, session: Session) -> Arc<AsyncMutex<Session>> {
+    /// `None` if the file was removed or grew since it was opened.
+    fn keep_open(&self, id: &UploadId, session: Session) -> Option<Arc<AsyncMutex<Session>>> {
         let mut open = self.open.lock();
+        if let Some(known) = open.get(id) {
+            return Some(known.clone());
+        }
+        // Whoever removes it is known here until it is gone.
+        if !session.is_whole_file() {
+            return None;
+        }
         if open.len() >= MAX_OPEN {
             let is_used = |session: &Arc<AsyncMutex<Session>>| {
                 // One that has ended stays until its file is removed.
@@ -253,21 +274,32 @@ impl Ingests {
             };
             open.retain(|_, session| is_used(session));
         }
-        let new = || Arc::new(AsyncMutex::new(session));
-        open.entry(id.clone()).or_insert_with(new).clone()
+        let session = Arc::new(AsyncMutex::new(session));
+        open.insert(id.clone(), session.clone());
+        Some(session)
     }
 
-    /// The upload's own lock, which its other requests wait for.
-    async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
-        let there = self.open.lock().get(id).cloned();
-        let session = if let Some(session) = there {
-            session
-        } else {
+    /// The upload's session, opened again if need be.
+    async fn session(&self, id: &UploadId) -> Result<Option<Arc<AsyncMutex<Session>>>> {
+        for _ in 0..REOPEN_TRIES {
+            if let Some(there) = self.open.lock().get(id).cloned() {
+                return Ok(Some(there));
+            }
             let path = self.path(id);
             let Some(found) = task::blocking(move || Session::reopen(&path)).await? else {
                 return Ok(None);
             };
-            self.keep_open(id, found)
+            if let Some(kept) = self.keep_open(id, found) {
+                return Ok(Some(kept));
+            }
+        }
+        Err(busy(id))
+    }
+
+    /// The upload's own lock, which its other requests wait for.
+    async fn lock(&self, id: &UploadId) -> Result<Option<OwnedMutexGuard<Session>>> {
+        let Some(session) = self.session(id).await? else {
+            return Ok(None);
         };
         match tokio::time::timeout(BUSY, session.lock_owned()).await {
             Ok(guard) => Ok((!guard.ended).then_some(guard)),
@@ -374,7 +406,7 @@ impl Ingests {
             }
             if evictions < EVICT_TRIES && self.evict(id) {
                 evictions += 1;
-            } else if !self.make_room(id).await || tries == ROOM_TRIES {
+            } else if !self.make_room(id, tries + 1 >= ROOM_TRIES).await || tries == ROOM_TRIES {
                 drop(session);
                 self.drop_file(id).await?;
                 return Err(error);
@@ -403,10 +435,11 @@ impl Ingests {
         };
         session.ended = true;
         let same = OwnedMutexGuard::mutex(&session).clone();
-        self.open.lock().insert(id.clone(), same);
+        self.open.lock().insert(id.clone(), same.clone());
         let ended = Ended {
             open: self.open.clone(),
             id: id.clone(),
+            session: same,
         };
         // Nothing here waits for a disk.
         let digest = session.hasher.clone().finish().into();
@@ -585,6 +618,25 @@ mod tests {
         assert_eq!(std::fs::read(&stored).unwrap(), b"blob");
         assert_eq!(ingests.size(&id).await.unwrap(), None);
         assert!(!ingests.path(&id).exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_removed_while_it_is_opened_again_gets_no_more_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let ingests = Ingests::open(dir.path(), false).unwrap();
+        let id = ingests.begin(&Repo::cli()).await.unwrap();
+        let opened = || Session::reopen(&ingests.path(&id)).unwrap().unwrap();
+        let (before, again, short) = (opened(), opened(), opened());
+        let bytes = futures_util::stream::iter([Ok(Bytes::from_static(b"bytes"))]);
+        ingests.append(&id, None, bytes.boxed()).await.unwrap();
+        ingests.open.lock().clear();
+        assert!(ingests.keep_open(&id, short).is_none());
+        assert!(ingests.cancel(&id).await.unwrap());
+        assert!(ingests.keep_open(&id, before).is_none());
+        ingests.begin_as(&id).await.unwrap();
+        ingests.open.lock().clear();
+        assert!(ingests.keep_open(&id, again).is_none());
+        assert!(ingests.keep_open(&id, opened()).is_some());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Keys of everything in a store that is a tree: the same paths on disk and in a bucket (design §5).
+//! Keys of everything in a store that is a tree: the same paths on disk and in a bucket.
 //!
 //! ```text
 //! blobs/<alg>/<hex>                             bytes, manifests' among them
@@ -7,12 +7,12 @@
 //! r/<repo>/folds/<tag>/<alg>-<hex>              record::Folded: a manifest that a tag was served as, and the parts it was made of
 //! r/<repo>/manifests/<alg>-<hex>                record::Manifested: media type, size, subject, artifact type
 //! r/<repo>/referrers/<alg>-<hex>/<alg>-<hex>    a manifest (second) that names the first as its subject
-//! r/<repo>/linked/<alg>-<hex>                   a blob that came by who may not read every repository
-//! r/<repo>/doubted/<alg>-<hex>                  what no manifest of before this release, and no link of then, shows there any more
+//! r/<repo>/linked/<alg>-<hex>                   a blob brought there by a caller who may not read every repository
+//! r/<repo>/doubted/<alg>-<hex>                  a digest of which manifests and links of older releases no longer give sight there
 //! r/<repo>/gone/<alg>-<hex>                     tombstone of a blob or manifest that was deleted there
 //! uploads/<id>                                  unfinished bytes; on disk also spools and temporary files
-//! meta/marks/<name>                             what a marking run wrote down
-//! meta/gc.lock                                  on disk only: users hold it shared, a sweep alone
+//! meta/marks/<name>                             a mark: the blobs that a prune found unreachable
+//! meta/gc.lock                                  on disk only: users hold it shared, a sweep exclusively
 //! meta/locks/<2 hex>                            on disk only: held while a tag is compared and renamed
 //! ```
 //!

@@ -3,13 +3,12 @@
 //! ```text
 //! oci-layout, index.json, blobs/<alg>/<hex>     the image layout (OCI image spec, `image-layout.md`)
 //! index.json.lock                               BuildKit's lock
-//! .cachectl/                                    ours: gc.lock, index.lock, tmp/, marks/
+//! .cachectl/                                    cachectl's own files: gc.lock, index.lock, tmp/, marks/
 //! ```
 //!
 //! A tag is an entry of `index.json` with `org.opencontainers.image.ref.name`. Changes of the index are serialized by our lock;
 //! BuildKit tries its own lock only once, and the build fails if it is taken, so that lock is held just for the last re-read
-//! and the rename. BuildKit itself takes no lock while it writes blobs: sweep with a grace longer than its exports.
-//! re-read and the rename. BuildKit itself takes no lock while it writes blobs: sweep with a grace longer than its exports.
+//! and the rename. BuildKit itself takes no lock while it writes blobs: sweep with a grace time longer than its exports.
 
 use std::{
     collections::HashSet,

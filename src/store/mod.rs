@@ -40,16 +40,18 @@ pub mod testing;
 pub mod tiered;
 mod tree;
 pub mod unfilled;
+mod url;
 pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter, collect};
 use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result};
-pub use handle::Store;
+pub use handle::{Repositories, Store};
 pub use published_at::{PublishedAt, published_at};
 pub use push_check::PushCheck;
 pub use records::Records;
 pub use repository::Repository;
+pub use url::StoreUrl;
 
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
@@ -193,7 +195,7 @@ pub trait TagStore: Send + Sync {
 pub trait RepoStore: BlobStore + TagStore {}
 impl<T: BlobStore + TagStore> RepoStore for T {}
 
-/// How a store handles concurrent writers of one name (design §5).
+/// How a store handles concurrent writers of one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Meet {
     /// `publish` compares and renames under a lock.
@@ -220,7 +222,7 @@ pub struct StoredBlob {
     pub modified: Time,
 }
 
-/// Ability: unreachable blobs can be found and removed (design §5, prune).
+/// Ability: unreachable blobs can be found and removed.
 #[async_trait]
 pub trait Sweep: Send + Sync {
     /// Every stored blob, including the bytes of manifests.

@@ -1,4 +1,4 @@
-//! Ability: to find out before packing that nothing may be stored.
+//! Ability: checks whether the store may be written to, before anything is packed.
 
 use async_trait::async_trait;
 

@@ -1,6 +1,6 @@
 //! One repository as a registry sees it: which of the shared blobs it shows, its manifests, tags and referrers.
 //!
-//! Bytes are stored once for all repositories (design §8, "one copy"): a blob is in every repository of the store until it is
+//! Bytes are stored once for all repositories: a blob is in every repository of the store until it is
 //! deleted there. Deleting it leaves a tombstone that hides it from that repository until it is uploaded or mounted there
 //! again. A manifest is in a repository if its record is.
 

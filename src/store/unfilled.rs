@@ -1,7 +1,7 @@
 //! Empty parts of a store's URL: a CI system leaves them when an expression has no value, such as a secret that is not
 //! available to the job.
 
-use super::{open::StoreUrl, registry, s3};
+use super::{StoreUrl, registry, s3};
 
 /// Placeholder for an empty part; a bucket has at least three characters.
 const FILLED: &str = "xxx";

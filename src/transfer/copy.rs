@@ -40,8 +40,8 @@ pub const SPOOLS: usize = 4;
 const PIECES_WAITING: usize = 8;
 /// Maximum nesting of indexes: more than anybody uses, few enough to hold in memory.
 const MAX_DEPTH: usize = 8;
-/// A copy that takes longer checks again whether the skipped blobs still exist (design §5, prune: half of the shortest usual
-/// grace would suffice; an hour is cheap).
+/// A copy that takes longer checks again whether the skipped blobs still exist (half of the shortest usual grace
+/// would suffice; an hour is cheap).
 const LOOK_AGAIN: Duration = Duration::from_hours(1);
 
 /// Source, target and options of a copy.

@@ -1,4 +1,4 @@
-//! Store to store: every movement of content that is already stored.
+//! From store to store: every transfer of content that is already stored.
 //!
 //! - Holds: the copy of one manifest with everything below it, and the children of a manifest.
 //! - Enters: two stores, a manifest, a tag.

@@ -196,7 +196,7 @@ fn names_of_the_settings_are_answered_and_a_socket_asks_for_none() {
     let (code, said) = super::failure(wrong);
     assert_eq!(code, 2, "{said}");
     assert!(
-        said.contains("`allowed_hosts` holds `cache.internal:5000`"),
+        said.contains("`allowed_hosts` contains `cache.internal:5000`"),
         "{said}"
     );
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
+    FOLDED_DAYS,
     dated::is_ahead,
     replaced::{self, marks},
 };
@@ -16,8 +17,6 @@ use crate::{
     entry::Time,
 };
 
-/// Days for which a snapshot remembers the side tags that it contains, once they are no longer listed.
-pub(super) const FOLDED_DAYS: u32 = 7;
 /// Days for which it remembers those that are listed.
 const LISTED_DAYS: u32 = 30;
 /// Number of unlisted side tags, the latest, that are remembered anyway: a listing may lag behind.

@@ -1,15 +1,42 @@
-//! Counting the memory for reading one table, in steps of negligible cost.
+//! Limits of a reader of one table, and counting its memory in steps of negligible cost.
 
-use super::{
-    cost,
-    read::{NotRead, Reading, Result},
+use super::cost;
+use crate::{
+    artifact::wire::Malformed,
+    memory::{Exhausted, MemoryBudget, Reservation},
 };
-use crate::memory::Reservation;
 
 /// Entries, or objects, between two checks of [`Reading::stopped`].
 const STEPS: u32 = 4096;
 /// Bytes that are reserved at once for allocations of entries.
 const RESERVED_AT_ONCE: u64 = 64 << 10;
+
+/// Limits of a reader, and when to stop.
+#[derive(Clone, Copy)]
+pub struct Reading<'a> {
+    /// Number of entries that the snapshot's config promises: a table with another number is refused before its entries are read.
+    pub entries: u64,
+    /// The budget shared by everything that is read at the same time.
+    pub memory: &'a MemoryBudget,
+    /// Returns true if the table is no longer wanted; called every few thousand entries.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Why a table of contents was not read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotRead {
+    /// It is not a table of contents, has a later version, is too large, or contradicts itself.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    /// It exceeds the budget.
+    #[error(transparent)]
+    Memory(#[from] Exhausted),
+    /// [`Reading::stopped`] returned true.
+    #[error("reading it was aborted")]
+    Stopped,
+}
+
+pub(super) type Result<T> = std::result::Result<T, NotRead>;
 
 /// Counts the memory of a table.
 pub(super) struct Meter<'a> {

@@ -4,41 +4,14 @@
 use super::{
     Foreign, Frame, HAS_NEEDS, HAS_XATTRS, KIND, MAGIC, MAX_ENTRIES, MAX_FRAME_BYTES,
     MAX_GENERATION, MAX_TOC_BYTES, MAX_XATTR_BYTES, ONE_OBJECT, Object, SPARSE, Toc, TocEntry,
-    VERSION, cost, meter::Meter,
+    VERSION, cost,
+    meter::{Meter, NotRead, Reading, Result},
 };
 use crate::{
     artifact::wire::{Malformed, Reader, Result as WireResult, bad},
     digest::Sha256,
     entry::{Entry, EntryPath, Extent, Kind, MAX_PATH_BYTES, Meta, Time, Xattr},
-    memory::{Exhausted, MemoryBudget},
 };
-
-/// Limits of a reader, and when to stop.
-#[derive(Clone, Copy)]
-pub struct Reading<'a> {
-    /// Number of entries that the snapshot's config promises: a table with another number is refused before its entries are read.
-    pub entries: u64,
-    /// The budget shared by everything that is read at the same time.
-    pub memory: &'a MemoryBudget,
-    /// Returns true if the table is no longer wanted; called every few thousand entries.
-    pub stopped: &'a (dyn Fn() -> bool + Sync),
-}
-
-/// Why a table of contents was not read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotRead {
-    /// It is not a table of contents, has a later version, is too large, or contradicts itself.
-    #[error(transparent)]
-    Malformed(#[from] Malformed),
-    /// It exceeds the budget.
-    #[error(transparent)]
-    Memory(#[from] Exhausted),
-    /// [`Reading::stopped`] returned true.
-    #[error("reading it was aborted")]
-    Stopped,
-}
-
-pub(super) type Result<T> = std::result::Result<T, NotRead>;
 
 fn refuse<T>(why: impl Into<String>) -> Result<T> {
     Err(NotRead::Malformed(Malformed(why.into())))

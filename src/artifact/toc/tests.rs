@@ -1,10 +1,6 @@
 use proptest::prelude::*;
 
-use super::{
-    meter::Meter,
-    read::{Reading, read},
-    *,
-};
+use super::{meter::Meter, meter::Reading, read::read, *};
 use crate::{
     artifact::wire::Malformed,
     entry::{Extent, Meta, Time},

@@ -1,6 +1,6 @@
 //! Determines the scope that a CI job writes, and those it may read, from the variables of its CI system.
 //!
-//! Trust flows down only (design §7): a pull request reads its own scope, its target branch's and `default`; a branch
+//! Trust flows down only: a pull request reads its own scope, its target branch's and `default`; a branch
 //! its own and `default`; nothing reads a pull request's scope but that pull request. Outside CI the scope is `default`,
 //! and the branch that git has checked out is not consulted.
 //!

@@ -1,4 +1,4 @@
-//! Settings of `cachectld`: `cachectld.toml`, then the environment, then flags; the CLI's machinery with another table.
+//! Settings of `cachectld`: `cachectld.toml`, then the environment, then flags; the same code as for the CLI, with another table.
 
 pub mod address;
 mod grants;

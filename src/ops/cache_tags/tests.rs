@@ -8,8 +8,8 @@ use super::*;
 use crate::{
     artifact::{Descriptor, Reference, media},
     store::{
-        Body,
-        open::{self, Options, Repositories, StoreUrl},
+        Body, Repositories, StoreUrl,
+        open::{self, Options},
     },
 };
 

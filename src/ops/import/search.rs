@@ -72,7 +72,7 @@ pub(super) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// Scope by scope: the exact key, prefixes of keys, the name's head (design §7).
+    /// Scope by scope: the exact key, prefixes of keys, the name's head.
     pub(super) async fn find(&mut self) -> Result<Option<Candidate>> {
         if let Some(digest) = self.options.digest {
             return self.by_digest(digest).await;

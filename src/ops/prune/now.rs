@@ -7,13 +7,15 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use async_trait::async_trait;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
-use super::{Options, Report, by_policy, sweep, tidy};
+use super::{
+    Options, Report, by_policy,
+    doors::{Doors, shut},
+    sweep, tidy,
+};
 use crate::{
     digest::Digest,
-    entry::Time,
     ops::{self, Context, Error, Result},
     progress::span,
     store::{self, ErrorKind, Sweep, wrap::counters::Tier},
@@ -21,52 +23,6 @@ use crate::{
 
 /// Longest wait of a daemon for other processes to leave the folder: its requests are held meanwhile.
 const OTHERS: Duration = Duration::from_secs(3);
-/// Longest wait for the clock of a file system to advance: some count whole seconds.
-const TICK: Duration = Duration::from_secs(5);
-
-/// Returns true for a blob that a client was told exists and may still reference.
-pub type Promised = Box<dyn Fn(&Digest) -> bool + Send + Sync>;
-
-/// The APIs that a daemon serves on its store.
-#[async_trait]
-pub trait Doors: Send + Sync {
-    /// Holds new requests and waits until those working on the store have ended. Held requests continue when the guard is dropped.
-    ///
-    /// # Errors
-    /// Names the request that does not end.
-    async fn shut(&self) -> std::result::Result<Box<dyn Send>, String>;
-
-    /// The blobs promised to clients so far.
-    fn promised(&self) -> Promised;
-
-    /// How long promises have been recorded, if clients may still rely on earlier ones because the daemon was restarted.
-    fn noted_for(&self) -> Option<Duration>;
-
-    /// Registers other work that writes to the store, so that [`Self::shut`] waits for it; `what` names it.
-    async fn enter(&self, what: String) -> Box<dyn Send>;
-}
-
-/// For a process that serves nobody.
-pub struct NoDoors;
-
-#[async_trait]
-impl Doors for NoDoors {
-    async fn shut(&self) -> std::result::Result<Box<dyn Send>, String> {
-        Ok(Box::new(()))
-    }
-
-    fn promised(&self) -> Promised {
-        Box::new(|_| false)
-    }
-
-    fn noted_for(&self) -> Option<Duration> {
-        None
-    }
-
-    async fn enter(&self, _: String) -> Box<dyn Send> {
-        Box::new(())
-    }
-}
 
 /// Prunes; see the module. The grace time of `options` does not count.
 ///
@@ -144,24 +100,5 @@ async fn keep_others_out(ctx: &Context, sweep: &dyn Sweep) -> store::Result<Box<
     locked.ok_or_else(|| {
         let why = "this store cannot lock out other writers";
         store::Error::new(ErrorKind::Unsupported, "prune", why).at(&url, "")
-    })
-}
-
-pub(super) async fn shut(doors: &dyn Doors) -> store::Result<Box<dyn Send>> {
-    let shut = doors.shut().await;
-    shut.map_err(|who| store::Error::new(ErrorKind::Conflict, "prune", who))
-}
-
-/// Waits until the store's clock is past `then`: blobs renewed from then on are newer.
-pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
-    let later = async {
-        while ctx.store.clock().await? <= then {
-            sleep(Duration::from_millis(2)).await;
-        }
-        Ok(())
-    };
-    timeout(TICK, later).await.unwrap_or_else(|_| {
-        let why = "the clock of the store's file system does not advance";
-        Err(store::Error::new(ErrorKind::Unsupported, "prune", why))
     })
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Count, named, now::Promised};
+use super::{Count, doors::Promised, named};
 use crate::{
     artifact::{
         Descriptor,
@@ -23,6 +23,7 @@ use crate::{
     digest::Digest,
     ops::{Context, load, sight::Sights},
     store::{self, Error, ErrorKind, Repository, StoredBlob},
+    task,
 };
 
 /// Most bytes of manifests in memory at once, in units of [`UNIT`].
@@ -176,16 +177,17 @@ impl<'c> Marking<'c> {
                 let Some((bytes, _room)) = bytes else {
                     continue;
                 };
-                let listing = &self.listing;
-                let (found, why) = mentioned(&bytes, |digest| listing.find(&digest));
+                let (found, why) = mentioned(bytes).await;
                 let others = if why.is_none() {
                     Sort::Document
                 } else {
                     Sort::Guess
                 };
-                for (at, mention) in found {
+                for (digest, mention) in found {
+                    let Some(at) = self.listing.find(&digest) else {
+                        continue;
+                    };
                     self.listing.stays[at] = true;
-                    let digest = self.listing.blobs[at].digest;
                     let sort = match mention {
                         Mention::Text => continue,
                         Mention::Manifest => Sort::Manifest,
@@ -323,12 +325,11 @@ impl<'c> Marking<'c> {
                 let Some((bytes, _room)) = bytes else {
                     continue;
                 };
-                let is_of_use = |d: &Digest| own.contains(d) || subjects.contains_key(d);
-                let (mentioned, _) = mentioned(&bytes, |d| is_of_use(&d).then_some(d));
+                let (mentioned, _) = mentioned(bytes).await;
                 // A digest mentioned only as text is not a manifest itself, but may be a subject.
-                let of_use = mentioned
-                    .into_iter()
-                    .filter(|(d, mention)| *mention != Mention::Text || subjects.contains_key(d));
+                let of_use = mentioned.into_iter().filter(|(d, mention)| {
+                    subjects.contains_key(d) || *mention != Mention::Text && own.contains(d)
+                });
                 found.extend(of_use.map(|(digest, _)| Next {
                     digest,
                     sort: Sort::Guess,
@@ -364,16 +365,14 @@ impl<'c> Marking<'c> {
     }
 }
 
-/// The digests that a document mentions and `known` contains; and why the document could not be read as a manifest.
-fn mentioned<T>(
-    bytes: &[u8],
-    known: impl Fn(Digest) -> Option<T>,
-) -> (Vec<(T, Mention)>, Option<String>) {
-    let mut found = Vec::new();
-    let why = mentions::all(bytes, &mut |digest, mention| {
-        found.extend(known(digest).map(|known| (known, mention)));
-    });
-    (found, why)
+/// The digests that a document mentions; and why the document could not be read as a manifest.
+async fn mentioned(bytes: Bytes) -> (Vec<(Digest, Mention)>, Option<String>) {
+    task::parse(bytes.len(), move || {
+        let mut found = Vec::new();
+        let why = mentions::all(&bytes, &mut |digest, mention| found.push((digest, mention)));
+        (found, why)
+    })
+    .await
 }
 
 /// What the tags of one repository point at, and their parts.

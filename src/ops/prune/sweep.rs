@@ -1,4 +1,4 @@
-//! Mark and sweep (design §5).
+//! Mark and sweep.
 //!
 //! A run marks unreachable blobs. A later run removes those in a mark at least `grace` old that are still unreachable and were not written
 //! since. A damaged manifest ends the run before anything is removed, since its children are unknown. A manifest with a matching digest
@@ -15,16 +15,16 @@ use std::{
 
 use super::{
     Count, Options, Report,
+    doors::{self, Doors},
     mark::Mark,
     named,
-    now::{self, Doors},
     reached::{BlobKind, Listing, Marking},
 };
 use crate::{
     digest::Digest,
     entry::Time,
     ops::Context,
-    store::{self, ErrorKind, StoredBlob, Sweep, open::StoreUrl},
+    store::{self, ErrorKind, StoreUrl, StoredBlob, Sweep},
 };
 
 const SLACK_SECS: i64 = 10;
@@ -128,7 +128,7 @@ pub(super) async fn at_once(
     doors: &dyn Doors,
     report: &mut Report,
 ) -> store::Result<()> {
-    let shut = now::shut(doors).await?;
+    let shut = doors::shut(doors).await?;
     let promised = doors.promised();
     let gone = options.dry_run.then_some(gone);
     let mut roots = sweep.roots().await?;
@@ -152,7 +152,7 @@ pub(super) async fn at_once(
     {
         until = ctx.store.clock().await?;
         going = Some(marked.going(kinds.keys(), loose.iter().map(|b| &b.digest)));
-        now::passed(ctx, until).await?;
+        doors::passed(ctx, until).await?;
     }
     drop(shut);
     let removed = remove(sweep, options, &loose, until, report).await?;

@@ -9,8 +9,8 @@ use super::*;
 use crate::{
     artifact::{Descriptor, Manifest, annotations, media},
     store::{
-        Body, Store, keys,
-        open::{self, Options, StoreUrl},
+        Body, Store, StoreUrl, keys,
+        open::{self, Options},
     },
 };
 

@@ -11,7 +11,7 @@ use crate::{
     fs,
     ops::prune::{
         self,
-        now::{Doors, NoDoors, Promised},
+        doors::{Doors, NoDoors, Promised},
     },
     store::{Body, ErrorKind, Expect, Put, open},
 };

@@ -12,7 +12,7 @@ use crate::{
         prune::{self, now},
         verify,
     },
-    store::{Body, Repository, open::StoreUrl},
+    store::{Body, Repository, StoreUrl},
 };
 
 const BLOBS: usize = 300;
@@ -113,7 +113,9 @@ async fn what_a_tag_needs_is_counted() {
         grace: std::time::Duration::ZERO,
         ..measuring()
     };
-    assert!(is_refused(&now::run(&node, &now, &now::NoDoors).await));
+    assert!(is_refused(
+        &now::run(&node, &now, &prune::doors::NoDoors).await
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

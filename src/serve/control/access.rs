@@ -102,29 +102,6 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     Status::new(code, &refusal.message)
 }
 
-/// Methods of all services, for metrics and logs.
-const ROUTES: [&str; 13] = [
-    "/cachectl.v1.Control/Status",
-    "/cachectl.v1.Control/List",
-    "/cachectl.v1.Control/Inspect",
-    "/cachectl.v1.Control/Delete",
-    "/cachectl.v1.Control/Prune",
-    "/cachectl.v1.Control/DiskUsage",
-    "/cachectl.v1.Control/Verify",
-    "/cachectl.v1.Control/Copy",
-    "/cachectl.v1.Control/Flush",
-    "/grpc.health.v1.Health/Check",
-    "/grpc.health.v1.Health/Watch",
-    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-];
-
-/// The method at `path`, if there is one.
-pub(super) fn label(path: &str) -> &'static str {
-    let known = ROUTES.into_iter().find(|route| *route == path);
-    known.unwrap_or("other")
-}
-
 /// A method, by the right to call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
@@ -136,25 +113,50 @@ pub enum Method {
     Health,
 }
 
+/// The methods of all services. A prune sweeps only for callers that may do everything, since blobs belong to all repositories;
+/// a copy uses the daemon's own credentials.
+const METHODS: [(&str, Method); 13] = [
+    ("/cachectl.v1.Control/Status", Method::Verb(Right::Read)),
+    ("/cachectl.v1.Control/List", Method::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Inspect", Method::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Delete", Method::Verb(Right::Delete)),
+    ("/cachectl.v1.Control/Prune", Method::Verb(Right::Delete)),
+    ("/cachectl.v1.Control/DiskUsage", Method::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Verify", Method::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Copy", Method::Verb(Right::Everything)),
+    ("/cachectl.v1.Control/Flush", Method::Verb(Right::Write)),
+    ("/grpc.health.v1.Health/Check", Method::Health),
+    ("/grpc.health.v1.Health/Watch", Method::Health),
+    (
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        Method::Reflection,
+    ),
+    (
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        Method::Reflection,
+    ),
+];
+
+fn known(path: &str) -> Option<(&'static str, Method)> {
+    METHODS.into_iter().find(|(route, _)| *route == path)
+}
+
+/// The method at `path`, if there is one.
+pub(super) fn label(path: &str) -> &'static str {
+    known(path).map_or("other", |(route, _)| route)
+}
+
 impl Method {
     /// The method at `path`. A control method that is not in the table requires everything, so that a new one is not open by
     /// mistake.
     pub(super) fn at(path: &str) -> Self {
-        let Some(verb) = path.strip_prefix("/cachectl.v1.Control/") else {
-            return if path.starts_with("/grpc.reflection.") {
-                Self::Reflection
-            } else {
-                Self::Health
-            };
+        let is_control = path.starts_with("/cachectl.v1.Control/");
+        let unknown = if is_control {
+            Self::Verb(Right::Everything)
+        } else {
+            Self::Health
         };
-        Self::Verb(match verb {
-            "Status" | "List" | "Inspect" | "DiskUsage" | "Verify" => Right::Read,
-            "Flush" => Right::Write,
-            // A prune sweeps only for callers that may do everything, since blobs belong to all repositories.
-            "Delete" | "Prune" => Right::Delete,
-            // `Copy`, which uses the daemon's own credentials; and new methods.
-            _ => Right::Everything,
-        })
+        known(path).map_or(unknown, |(_, method)| method)
     }
 }
 
@@ -207,7 +209,21 @@ mod tests {
     }
 
     #[test]
-    fn every_method_has_its_right_and_only_health_and_reflection_have_none() {
+    fn every_method_of_the_schema_has_its_right_and_its_label() {
+        let schema = include_str!("../../../proto/cachectl/v1/control.proto");
+        let methods = schema.lines().filter_map(|line| {
+            let (name, _) = line.trim().strip_prefix("rpc ")?.split_once('(')?;
+            Some(format!("/cachectl.v1.Control/{name}"))
+        });
+        let methods: Vec<String> = methods.collect();
+        assert!(methods.len() > 8, "{methods:?}");
+        for path in methods {
+            assert_eq!(label(&path), path, "METHODS has no row for it");
+        }
+    }
+
+    #[test]
+    fn methods_take_rights_and_only_health_and_reflection_take_none() {
         for (path, method) in [
             ("/cachectl.v1.Control/Status", Method::Verb(Right::Read)),
             ("/cachectl.v1.Control/Verify", Method::Verb(Right::Read)),

@@ -9,8 +9,8 @@ use tonic::Status;
 
 use super::{Settings, Shared, error::Asked};
 use crate::store::{
-    Store,
-    open::{self, Options, StoreUrl},
+    Store, StoreUrl,
+    open::{self, Options},
     registry,
 };
 

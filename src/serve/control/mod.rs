@@ -38,7 +38,7 @@ mod unread;
 use crate::{
     memory::MemoryBudget,
     ops::{
-        prune::now::{Doors, NoDoors},
+        prune::doors::{Doors, NoDoors},
         sight::Sights,
     },
     proto::{self, v1::control_server::ControlServer},

@@ -26,8 +26,7 @@ use crate::{
         observe::Observer,
     },
     store::{
-        Expect, Meet,
-        open::StoreUrl,
+        Expect, Meet, StoreUrl,
         testing::Memory,
         tiered::{BacklogStatus, Reachable},
     },

@@ -12,7 +12,7 @@ use std::{
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    digest::Digest, ops::prune::now::Promised, serve::admission::Key, store::marked::MIN_GRACE,
+    digest::Digest, ops::prune::doors::Promised, serve::admission::Key, store::marked::MIN_GRACE,
 };
 
 /// Digests that are remembered individually, one entry per client: some tens of bytes each.

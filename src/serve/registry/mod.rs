@@ -43,7 +43,7 @@ use crate::{
         pause::{Pass, Pause},
         refusal::Refusal,
     },
-    store::{self, Repository, ingest::Uploads, keys::Repo, open::Repositories},
+    store::{self, Repositories, Repository, ingest::Uploads, keys::Repo},
 };
 use error::{Code, refuse};
 use http::{answer, finish};

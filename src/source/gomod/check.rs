@@ -1,5 +1,5 @@
-//! The last check of staged modules before `go` can see them: Go itself checks zips only when it downloads them (go-caches.md,
-//! 3.3), so an unchecked module would be built.
+//! The last check of staged modules before `go` can see them: Go itself checks zips only when it downloads them, so
+//! an unchecked module would be built.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The project's checksums: `go.sum` and its kin, lines of `module version[/go.mod] hash` (<https://go.dev/ref/mod#go-sum-files>).
+//! The project's checksums: `go.sum` and similar files, lines of `module version[/go.mod] hash` (<https://go.dev/ref/mod#go-sum-files>).
 
 use std::{
     collections::HashMap,

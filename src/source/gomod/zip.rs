@@ -1,7 +1,7 @@
 //! Zips of modules: read defensively, and rewritten uncompressed.
 //!
-//! Module hashes cover names and contents, not zip bytes (go-caches.md, 3.2), so a zip may be rebuilt. Inside a pack, the
-//! uncompressed form compresses 29 % better than the original (3.5). The canonical form depends only on names, contents and their
+//! Module hashes cover names and contents, not zip bytes, so a zip may be rebuilt. Inside a pack, the uncompressed form
+//! compresses 29 % better than the original. The canonical form depends only on names, contents and their
 //! order.
 //!
 //! The reader accepts less than Go's `archive/zip`, and nothing that Go would read differently: the hashed contents are those

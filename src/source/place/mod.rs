@@ -7,9 +7,9 @@
 //!
 //! ```text
 //! <holder>/.cachectl-tmp-<random>/   the target's parent (target absent) or the target itself
-//!     lock                           held while we live; free: left by a dead run, removed by the next
-//!     new/                           the tree as it will be
-//!     old-<n>                        what had to make way, removed at the end
+//!     lock                           locked while its process lives; if it is free, the next run removes the folder
+//!     new/                           the new tree
+//!     old-<n>                        files and folders that were replaced, removed at the end
 //! ```
 
 mod leave;

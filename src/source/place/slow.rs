@@ -1,6 +1,6 @@
 //! Fallback if a rename is impossible: mount points in the target, layers of an overlay, folders that appeared meanwhile.
 //!
-//! Works entry by entry; files are copied to a temporary name next to their path, locked while we live, and renamed.
+//! Works entry by entry; files are copied to a temporary name next to their path, locked while the process lives, and renamed.
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 

@@ -4,17 +4,23 @@
 //! _c.t.<repo>.<tag>       a tag of another repository than the CLI's own
 //! _c.p.<folder>.<digest>  a part of a merged tag
 //! _c.d.<folder>.<digest>  a manifest that a merged tag was served as, and the parts it was made of
-//! _c.m.<folder>.<digest>  what is known of a manifest
+//! _c.m.<folder>.<digest>  metadata of a manifest
 //! _c.f.<folder>.<digest>  a referrer
-//! _c.l.<folder>.<digest>  a blob that came to a repository
+//! _c.l.<folder>.<digest>  a blob that is linked to a repository
+//! _c.b.<folder>.<digest>  a doubted digest
 //! _c.g.<folder>.<digest>  a tombstone
 //! ```
 //!
-//! A tag has 128 characters of `[A-Za-z0-9._-]`. `<repo>` keeps `[a-z0-9-]` and has `_xx` for every other byte, so that people
-//! can read it; one that gets longer than 40 is `-` and a hash, as `<folder>`, the key's text up to its last `/`, always is one:
-//! 80 bits in base 32. `<digest>` is its raw bytes in base 32, SHA-512's among them. A `<tag>` that finds no room any more is `-` and
-//! 130 bits of its hash. Hashes are of what the asker knows, so that every listing goes by a prefix; what they hide stands in the
-//! record itself and is compared when it is read.
+//! A tag has at most 128 characters of `[A-Za-z0-9._-]`:
+//!
+//! - `<repo>` keeps `[a-z0-9-]` and writes every other byte as `_xx`, so that people can read it. If that is longer than 40
+//!   characters, it is `-` and a hash.
+//! - `<folder>` is always a hash, of the key's text up to its last `/`. These hashes have 80 bits, in base 32.
+//! - `<digest>` is the raw bytes of the digest (SHA-256 or SHA-512) in base 32.
+//! - `<tag>` is the tag itself, or, if it does not fit, `-` and 130 bits of its hash.
+//!
+//! Callers know everything that is hashed, so every listing works by a prefix. The hashed text is also in the record, and is
+//! compared when the record is read.
 
 use std::fmt::Write as _;
 

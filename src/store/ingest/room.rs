@@ -1,6 +1,6 @@
 //! Room for uploads on a full disk: what is removed, and whose.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
 
 use super::{Ingests, UploadId, io_at, owners::Fillers, remove, session};
 use crate::store::error::{Error, Result};
@@ -17,10 +17,14 @@ impl Ingests {
         evict.is_some_and(|evict| evict(self.owners.bytes_beside(id)))
     }
 
-    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones. Returns true
-    /// if a retry makes sense, which is not the case for the owner that fills the disk.
-    pub(super) async fn make_room(&self, id: &UploadId) -> bool {
-        match self.free_copies().await {
+    /// Removes uploads because the disk is full: first those of the owner with the most bytes, then abandoned ones, and `at_last`,
+    /// when others that were told to end had time for it, any copy. Returns true if a retry makes sense, which is not the case
+    /// for the owner that fills the disk.
+    pub(super) async fn make_room(&self, id: &UploadId, at_last: bool) -> bool {
+        // While the store is away, an upload continues only with its copy.
+        let is_away = self.store_is_away.load(Ordering::Relaxed);
+        let age = if is_away { ABANDONED } else { Duration::ZERO };
+        match self.free_copies(age).await {
             Ok(0) => {}
             Ok(others) => {
                 tracing::info!(
@@ -36,11 +40,22 @@ impl Ingests {
         let Fillers { resting, is_own } = self.owners.fillers(id);
         let freed = async {
             let mut count = 0;
+            // First what the store has as well, where there is one.
+            if self.lives_elsewhere {
+                for id in &resting {
+                    count += u64::from(self.unless_busy(id, self.drop_copy(id)).await?);
+                }
+            }
+            if count > 0 {
+                return Ok((count, true));
+            }
             for id in resting {
                 count += u64::from(self.free(&id).await?);
             }
             // Bytes that the store lacks are removed only of the owner with the most.
-            if count == 0 && !self.lives_elsewhere {
+            if count == 0 && self.lives_elsewhere && !is_own && at_last {
+                count += self.free_copies(Duration::ZERO).await?;
+            } else if count == 0 && !self.lives_elsewhere {
                 let broken = if is_own {
                     HashSet::new()
                 } else {
@@ -51,17 +66,18 @@ impl Ingests {
                     count += u64::from(self.free(&id).await?);
                 }
             }
-            Ok::<_, Error>(count)
+            Ok::<_, Error>((count, !is_own))
         };
         match freed.await {
-            Ok(others) => {
+            Ok((others, may_retry)) => {
                 tracing::warn!(others, is_own, "Disk full: dropping unfinished uploads");
+                may_retry
             }
             Err(error) => {
                 tracing::warn!(%error, "Disk full, and could not drop unfinished uploads");
+                !is_own
             }
         }
-        !is_own
     }
 
     /// Frees the disk space of an upload without an active request: if a store has it too, it continues from there, and still
@@ -74,13 +90,14 @@ impl Ingests {
         }
     }
 
-    /// Frees what rests here of uploads that the store has as well, whoever's: they lose nothing. Says how many.
-    async fn free_copies(&self) -> Result<u64> {
+    /// Frees what is kept here of uploads that the store has as well, whoever's, and that received nothing for `age`; returns
+    /// how many.
+    async fn free_copies(&self, age: Duration) -> Result<u64> {
         if !self.lives_elsewhere {
             return Ok(0);
         }
         let mut count = 0;
-        for id in self.copies(Duration::ZERO).await? {
+        for id in self.copies(age).await? {
             // A request may be putting it together from what the store has.
             if self.owners.is_active(&id) {
                 continue;

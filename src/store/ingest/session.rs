@@ -84,6 +84,15 @@ impl Session {
         })
     }
 
+    /// Returns true unless its file was removed, and possibly made again, or grew.
+    pub(super) fn is_whole_file(&self) -> bool {
+        let found = (self.file.metadata(), self.path.symlink_metadata());
+        let (Ok(own), Ok(there)) = found else {
+            return false;
+        };
+        (own.dev(), own.ino(), self.size) == (there.dev(), there.ino(), there.len())
+    }
+
     pub(super) fn set_ahead(&self, is_ahead: bool) -> Result<()> {
         let mode = if is_ahead { MODE | AHEAD } else { MODE };
         let set = self.file.set_permissions(Permissions::from_mode(mode));

@@ -4,7 +4,13 @@
 //! offset in the `Location`. The daemon that gets the last request assembles them, from its own disk if it has received all of
 //! them. An upload in one request, as BuildKit sends it, stores no piece.
 
-use std::{collections::HashMap, ops::Range, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -54,10 +60,10 @@ impl Uploads {
         records: Option<Arc<dyn Records>>,
         outlives_outages: bool,
     ) -> Result<Self> {
-        Ok(Self {
-            local: Ingests::open(dir, records.is_some())?,
-            pieces: records.map(|records| Pieces::new(records, outlives_outages)),
-        })
+        let local = Ingests::open(dir, records.is_some())?;
+        let is_away = local.store_is_away.clone();
+        let pieces = records.map(|records| Pieces::new(records, outlives_outages, is_away));
+        Ok(Self { local, pieces })
     }
 
     /// Number of uploads on this machine's disk ([`Ingests::count`]).
@@ -495,11 +501,16 @@ impl Uploads {
         let mut count = self.local.expire(age).await?;
         if let Some(pieces) = &self.pieces {
             pieces.keep_sent(|id| self.local.owners.contains(id));
-            pieces.clear_over().await?;
-            self.settle_resting(pieces).await?;
-            let listed = pieces.records.list_records(keys::UPLOADS).await?;
+            let mut listed = pieces.records.list_records(keys::UPLOADS).await?;
             self.local.owners.found(&sizes(&listed));
+            // What received something here lately, even if the store does not know, is not idle.
+            let here: HashSet<UploadId> = self.local.list(|_| true).await?.into_iter().collect();
+            listed.retain(|piece| upload_of(piece).is_none_or(|(id, _)| !here.contains(&id)));
+            // First, since it needs no room in a full store.
             count += pieces.expire(listed, age, now).await?;
+            let cleared = pieces.clear_over().await;
+            self.settle_resting(pieces).await?;
+            cleared?;
         }
         Ok(count)
     }
@@ -571,16 +582,20 @@ impl Start {
     }
 }
 
+/// The upload of a piece, and its offset or [`GONE`].
+fn upload_of(piece: &Listed) -> Option<(UploadId, &str)> {
+    let (id, rest) = piece.key.strip_prefix(keys::UPLOADS)?.rsplit_once('.')?;
+    Some((id.parse().ok()?, rest))
+}
+
 /// Bytes of all pieces of each upload that was not given up.
 fn sizes(listed: &[Listed]) -> HashMap<UploadId, u64> {
     let mut found: HashMap<UploadId, u64> = HashMap::new();
     let mut gone = Vec::new();
     for piece in listed {
-        let name = piece.key.strip_prefix(keys::UPLOADS);
-        let Some((id, rest)) = name.and_then(|name| name.rsplit_once('.')) else {
+        let Some((id, rest)) = upload_of(piece) else {
             continue;
         };
-        let Ok(id) = id.parse() else { continue };
         if rest == GONE {
             gone.push(id);
         } else {

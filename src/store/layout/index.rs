@@ -1,7 +1,6 @@
-//! `index.json` of an image layout: our entries, among entries of other tools that are kept unchanged.
+//! `index.json` of an image layout: cachectl's entries, among entries of other tools that are kept unchanged.
 //!
-//! Format: OCI image spec, `image-layout.md` and `image-index.md`. Which tool reads and replaces what:
-//! reference/buildkit-cache.md §2.
+//! Format: OCI image spec, `image-layout.md` and `image-index.md`.
 
 use serde_json::{Map, Value, json};
 

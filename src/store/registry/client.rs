@@ -124,7 +124,7 @@ impl TagStore for Registry {
         }))
     }
 
-    /// `expect` is ignored: no registry can compare and swap; concurrent writers use side tags (design §5).
+    /// `expect` is ignored: no registry can compare and swap; concurrent writers use side tags.
     async fn publish(
         &self,
         manifest: &Manifest,

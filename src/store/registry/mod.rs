@@ -1,5 +1,5 @@
-//! An OCI registry as a store: `oci://host[:port]/repository`, all names are tags of that one repository. A daemon's registry
-//! API is one too.
+//! An OCI registry as a store: `oci://host[:port]/repository`; all names are tags of that one repository. It is also the client
+//! of a daemon's registry API.
 //!
 //! - Holds: its own transport over `reqwest` (credentials, tokens, redirects, timeouts), downloads, uploads, manifests, tags.
 //! - Enters: a URL, settings, descriptors with re-openable bodies, manifests as bytes.
@@ -7,8 +7,7 @@
 //! - Deliberately absent: retries (the `Retrying` wrapper), concurrency (`Guarded`), checking whole blobs (`Verified`),
 //!   environment variables (`config::load`).
 //!
-//! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`. What registries do beyond
-//! the specs is in reference/oci-and-s3.md §1 and §2.3.
+//! Protocol: OCI distribution spec 1.1; tokens: `distribution/distribution:docs/content/spec/auth`.
 
 mod answer;
 mod auth;

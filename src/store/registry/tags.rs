@@ -29,7 +29,7 @@ const MAX_PAGE_BYTES: u64 = 64 << 20;
 const MAX_PAGES: usize = 10_000;
 const MAX_TAGS: usize = 1_000_000;
 
-/// The manifest of a removed tag, on a registry that cannot remove tags (design §5); never change a byte of it.
+/// The manifest of a removed tag, on a registry that cannot remove tags; never change a byte of it.
 const REMOVED: &str = concat!(
     r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","#,
     r#""artifactType":"application/vnd.cachectl.removed.v1","#,

@@ -1,7 +1,7 @@
-//! Sending a blob, in the order that suits registries (reference/oci-and-s3.md §2.3): already stored, mounted, one POST if it
-//! is tiny, one PUT, one streaming PATCH, pieces.
+//! Sending a blob. The ways are tried in the order that suits registries: already stored, mounted, one POST if it is tiny, one
+//! PUT, one streaming PATCH, pieces.
 //!
-//! distribution 2.8 (Debian's registry) cannot continue after a request that broke off in its middle: the `_state` in every
+//! distribution 2.8 (Debian's registry) cannot continue after a request that was interrupted in the middle: the `_state` in every
 //! `Location` contains the previous offset of the upload's file, an interrupted request leaves more bytes in the file, and at
 //! the next request of any kind the registry notices the difference and drops the upload, including acknowledged pieces
 //! (`registry/handlers/blobupload.go`, `ResumeBlobUpload`). So after the first loss blobs are sent there *carefully*: in small

@@ -1,4 +1,4 @@
-//! A bucket as a store: [`Keyed`] below a prefix (design §5), by the AWS SDK.
+//! A bucket as a store: [`Keyed`] below a prefix, using the AWS SDK.
 //!
 //! - Holds: the client, conversion of its errors, uploads in one piece or in parts, ranged reads, tags, listings.
 //! - Enters: a [`Location`], a [`Config`], the settings of all remotes ([`net::Common`]).

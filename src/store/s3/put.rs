@@ -48,7 +48,7 @@ fn if_match(condition: &Condition) -> Option<String> {
 
 impl Wire {
     /// Returns true if no sweep can remove an object that was merely found: a sweep removes only what has not been written for
-    /// the grace time, of which this is half (design §5, prune).
+    /// the grace time, of which this is half.
     fn is_young(&self, head: &Head) -> bool {
         let (now, modified) = (self.clock.now(), head.modified);
         modified

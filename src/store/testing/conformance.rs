@@ -15,7 +15,7 @@ use crate::{
     entry::Time,
     store::{
         Body, ByteStream, ErrorKind, Expect, Meet, Published, Put, RepoStore, Result, SpoolWriter,
-        Sweep, Untag, Version,
+        Sweep, Untag, Version, keys::Repo,
     },
     task,
 };
@@ -84,6 +84,11 @@ pub async fn run_all(fresh: impl AsyncFn() -> Subject) {
 fn unique_bytes(len: usize) -> Bytes {
     let mut rng = fastrand::Rng::new();
     (0..len).map(|_| rng.u8(..)).collect()
+}
+
+fn unique_repo(stem: &str) -> Repo {
+    let name = format!("{stem}{:016x}", fastrand::u64(..));
+    name.parse().expect("a stem and hex digits are a name")
 }
 
 fn unique_tag(stem: &str) -> Tag {
@@ -564,7 +569,7 @@ async fn untag_takes_the_name_only(s: &Subject, untag: &dyn Untag) {
     assert_eq!(head(s, &goes).await, None);
     assert_eq!(head(s, &stays).await.map(|h| h.0), Some(manifest.digest));
     let listed = s.store.tags(goes.as_str()).await.expect("tags");
-    // A registry that cannot remove a tag still lists it; what matters there is that it resolves to nothing (design §5).
+    // A registry that cannot remove a tag still lists it; what matters there is that it resolves to nothing.
     assert!(
         listed.is_empty() || s.meet == Meet::SideTags,
         "a removed tag is listed"

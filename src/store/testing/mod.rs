@@ -1,8 +1,8 @@
-//! Support for tests, of this crate and of `tests/`: not used by any command or daemon.
+//! Support for the tests of this crate and in `tests/`; no command or daemon uses it.
 //!
 //! - Holds: the suite that every store must pass, a store in memory, a wrapper that fails on purpose.
 //! - Enters: a store as `Arc<dyn RepoStore>`.
-//! - Leaves: a panic where a promise is broken.
+//! - Leaves: a panic if a promise is broken.
 //! - Deliberately absent: servers; those are in `tests/support`.
 
 pub mod conformance;

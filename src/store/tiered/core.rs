@@ -27,10 +27,9 @@ use crate::{
     digest::Digest,
     fs,
     store::{
-        Records, Repository, Store,
+        Records, Repositories, Repository, Store,
         error::{Error, ErrorKind, Result},
         keys::Repo,
-        open::Repositories,
         record::Manifested,
     },
     task,

@@ -24,10 +24,9 @@ use crate::{
     entry::Time,
     fs,
     store::{
-        Body, ByteStream, Put, Records, Spool, SpoolWriter, Store, Sweep,
+        Body, ByteStream, Put, Records, Repositories, Spool, SpoolWriter, Store, StoreUrl, Sweep,
         error::{Error, ErrorKind, Result},
         keys,
-        open::{Repositories, StoreUrl},
         queue::queue_full,
     },
     task,

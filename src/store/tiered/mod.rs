@@ -5,7 +5,7 @@
 //! - Leaves: a store with many repositories like any other, and a [`Backlog`].
 //! - Deliberately absent: the handling of tags that changed meanwhile ([`Moved`]), timers of the daemon, protocols.
 //!
-//! The rules are those of design §5. *Write-through*: acknowledged when the remote has it. *Write-back*: a blob is acknowledged
+//! *Write-through*: acknowledged when the remote has it. *Write-back*: a blob is acknowledged
 //! when it is durable in front and marked (`ledger`); a tag, a manifest or a record when the remote has all of it, or, while the
 //! remote is unreachable (`health`), when it is in the queue. Only the remote defines what a name stands for, so that any number
 //! of daemons over one remote are one service; the front's knowledge of names is used only while the remote is unreachable.
@@ -47,8 +47,8 @@ pub use front::Room;
 pub use health::Reachable;
 
 use super::{
-    Meet, Records, Repository, Store, error::Result, handle::Facts, ingest::Evict, keys::Repo,
-    open::Repositories,
+    Meet, Records, Repositories, Repository, Store, error::Result, handle::Facts, ingest::Evict,
+    keys::Repo,
 };
 use crate::{
     artifact::{Manifest, Tag},

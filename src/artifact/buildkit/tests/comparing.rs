@@ -1,4 +1,4 @@
-//! Whether one cache makes another needless, how much one holds, and whether it shrinks.
+//! Whether one cache makes another redundant, how much a cache holds, and whether it shrinks.
 
 use super::*;
 

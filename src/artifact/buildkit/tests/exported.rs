@@ -1,7 +1,7 @@
-//! Three caches that a real BuildKit (0.34) wrote by `--export-cache type=local,mode=max`, as they are.
+//! Three unmodified caches that a real BuildKit (0.34) wrote by `--export-cache type=local,mode=max`.
 //!
 //! `whole`: a build of one target. `index`: of another target with another context, `image-manifest=false`, zstd. `small`: the build of
-//! `whole` by a builder that had imported it, exported without importing it again (buildkit-cache.md, rule 10).
+//! `whole` by a builder that had imported it earlier, exported without importing it again.
 
 use super::*;
 

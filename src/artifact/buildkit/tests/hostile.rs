@@ -1,4 +1,4 @@
-//! Input that wants to break the reader: it must come back with an error, soon, and without much memory.
+//! Malicious input: the reader must return an error quickly and without using much memory.
 
 use super::*;
 

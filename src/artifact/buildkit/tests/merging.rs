@@ -1,4 +1,4 @@
-//! What becomes of the keys, results and blobs of several caches.
+//! Merging the keys, results and blobs of several caches.
 
 use super::*;
 

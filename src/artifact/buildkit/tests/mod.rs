@@ -1,4 +1,4 @@
-//! Documents as BuildKit writes them, made by hand.
+//! Handwritten documents in the form that BuildKit writes.
 
 mod comparing;
 mod configs;

@@ -1,4 +1,4 @@
-//! What one part can do to others: nothing, as long as they fit their share.
+//! One part cannot affect other parts that fit their share.
 
 use super::*;
 

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::{
     artifact::Manifest,
-    store::{self, Records, Repository, open::Repositories, record, records::Listed},
+    store::{self, Records, Repositories, Repository, record, records::Listed},
 };
 
 fn names(reply: &Reply) -> Vec<String> {

@@ -24,9 +24,10 @@ use crate::{
         observe::Observer,
     },
     store::{
+        StoreUrl,
         ingest::Uploads,
         keys::Repo,
-        open::{self, Options, StoreUrl},
+        open::{self, Options},
         wrap::counters::Counters,
     },
 };

@@ -259,7 +259,7 @@ async fn a_push_asks_for_nothing_after_the_first_unknown_digest() {
 
 #[tokio::test]
 async fn whoever_read_a_manifest_may_name_what_it_names() {
-    use crate::ops::prune::now::Doors as _;
+    use crate::ops::prune::doors::Doors as _;
     let door = Door::open().await;
     push_cache(&door, "cache", "one").await;
     let door = Door::over(door.dir.clone(), false).await;
@@ -271,7 +271,7 @@ async fn whoever_read_a_manifest_may_name_what_it_names() {
 #[tokio::test]
 async fn nothing_is_kept_for_a_reader_who_may_push_nowhere() {
     use super::sharing::{Tenant, tenants_at};
-    use crate::ops::prune::now::Doors as _;
+    use crate::ops::prune::doors::Doors as _;
     let door = tenants_at(Door::open().await).await;
     let blob = Digest::sha256_of(b"a blob");
     let push = format!("/v2/a/x/blobs/uploads/?digest={blob}");

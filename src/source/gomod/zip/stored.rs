@@ -1,8 +1,8 @@
 //! The canonical form of a module's zip, created while it is read.
 //!
 //! Members in the order of the original's table, each with a local header, its content stored, then the table, then the end
-//! record. No extras, comments or attributes; the date is 1980-01-01, the first possible one in a zip. The canonical form of a
-//! canonical form is the same.
+//! record. No extras, comments or attributes; the date is 1980-01-01, the first possible one in a zip. Canonicalizing a
+//! canonical form changes nothing.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! Killed at any moment: every name holds its old content or its new one, and the next run finds nothing in its way.
+//! Kills at any moment: afterwards every name has its old or its new content, and nothing obstructs the next run.
 
 use std::{process::Command, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Mount points and full disks, in a mount namespace of their own, where the machine lets us have one.
+//! Mount points and full disks, in a separate mount namespace, if the machine allows one.
 
 use std::process::Command;
 

@@ -1,4 +1,4 @@
-//! What permissions forbid to everybody but root, who most often runs these tests.
+//! Restoring as an ordinary user, whom permissions stop where they do not stop root: these tests mostly run as root.
 
 use std::os::unix::process::CommandExt as _;
 

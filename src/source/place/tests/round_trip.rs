@@ -1,4 +1,4 @@
-//! Any tree: scanned, staged, placed, scanned again: the same.
+//! Scanning, staging, placing and scanning again gives the same tree, for any tree.
 
 use proptest::prelude::*;
 

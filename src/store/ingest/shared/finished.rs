@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use tokio::sync::Notify;
@@ -38,6 +38,10 @@ impl Finished {
 
     /// Records that the store is unreachable, and that the bytes only wait for it: on a full disk they may be removed for others.
     pub fn waits(&self) {
+        self.uploads
+            .local
+            .store_is_away
+            .store(true, Ordering::Relaxed);
         let (owners, size) = (&self.uploads.local.owners, self.spool.size());
         let hold = || owners.hold(&self.owner, size, self.give_up.clone());
         self.held.get_or_init(hold);

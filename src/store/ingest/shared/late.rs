@@ -42,10 +42,14 @@ impl Uploads {
             Err(e) if pieces.outlives(&e) => return Ok(false),
             Err(e) => return Err(e),
         };
-        // What the store had is gone: another daemon has ended the upload.
-        if stored.is_none() || pieces.sent(id) > stored {
+        // All that the store had is gone: another daemon has ended the upload. If only a part is, the store has lost it.
+        let had = pieces.sent(id).unwrap_or(0);
+        let Some(stored) = stored.filter(|stored| *stored > 0 || had == 0) else {
             self.drop_ended(pieces, id).await?;
-        } else if let Some(size) = self.local.length(id).await? {
+            return Ok(true);
+        };
+        pieces.note_sent(id, stored);
+        if let Some(size) = self.local.length(id).await? {
             self.catch_up(pieces, id, size).await?;
         }
         Ok(true)
@@ -84,25 +88,29 @@ impl Uploads {
         if size == 0 || pieces.sent(id) == Some(size) {
             return Ok(());
         }
+        let failed = |kind, why: &str| Err(Error::new(kind, "upload", why).at("", id));
         let mut before = None;
         loop {
-            // Every time: another daemon may have continued it, and its pieces stay.
+            // Before the listing: what another daemon writes while this one waits stays.
+            let _place = pieces.place().await;
             let stored = match pieces.list(id).await {
                 Ok(Some(listed)) => end(&listed),
                 Ok(None) => return Ok(()),
                 Err(e) if pieces.outlives(&e) => return Ok(()),
                 Err(e) => return Err(e),
             };
-            if before.replace(stored) == Some(stored) {
-                let why = "the store does not list a chunk that it accepted";
-                return Err(Error::new(ErrorKind::Unavailable, "upload", why).at("", id));
+            if before.is_some_and(|before| stored < before) {
+                return failed(ErrorKind::Conflict, "another daemon has ended it");
             }
             pieces.note_sent(id, stored);
+            if before.replace(stored) == Some(stored) {
+                let why = "the store does not list a chunk that it accepted";
+                return failed(ErrorKind::Unavailable, why);
+            }
             if stored >= size {
                 return self.local.set_ahead(id, |size| size > stored).await;
             }
             let end = size.min(stored + PIECE_BYTES as u64);
-            let _place = pieces.place().await;
             let Some(piece) = self.local.read(id, stored..end).await? else {
                 return Ok(());
             };

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,7 +22,7 @@ use crate::{
     entry::Time,
     fair::{Key, Permit, Pool, Queue, caller},
     store::{
-        error::{Error, Result},
+        error::{Error, ErrorKind, Result},
         keys,
         records::{Listed, Records},
     },
@@ -41,6 +44,8 @@ pub(super) struct Pieces {
     places: Pool,
     /// Whether uploads continue with local bytes while the store is unreachable.
     pub(super) outlive_outages: bool,
+    /// Whether a request for pieces found it so, and none was written since.
+    is_away: Arc<AtomicBool>,
     /// Uploads that finished while the store was unreachable: their pieces must still be removed.
     over: Mutex<HashSet<UploadId>>,
     /// How many contiguous bytes of an upload, from its start, the store has, as far as this process knows.
@@ -55,11 +60,16 @@ pub(super) fn end(pieces: &[Range<u64>]) -> u64 {
 }
 
 impl Pieces {
-    pub(super) fn new(records: Arc<dyn Records>, outlive_outages: bool) -> Self {
+    pub(super) fn new(
+        records: Arc<dyn Records>,
+        outlive_outages: bool,
+        is_away: Arc<AtomicBool>,
+    ) -> Self {
         Self {
             records,
             places: Pool::new("pieces", PIECES, NO_QUEUE),
             outlive_outages,
+            is_away,
             over: Mutex::default(),
             sent: Mutex::default(),
             sending: Mutex::default(),
@@ -95,6 +105,14 @@ impl Pieces {
     /// Returns true if an upload continues with local bytes in spite of this error.
     pub(super) fn outlives(&self, error: &Error) -> bool {
         self.outlive_outages && error.is_temporary()
+    }
+
+    /// Remembers that the store could not be reached, until something is written to it.
+    fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        if matches!(&done, Err(e) if e.is_temporary()) {
+            self.is_away.store(true, Ordering::Relaxed);
+        }
+        done
     }
 
     /// How many contiguous bytes of an upload, from its start, the store has; `None` if this process does not know.
@@ -135,15 +153,29 @@ impl Pieces {
     }
 
     /// Removes the pieces of uploads that finished while the store was unreachable.
+    ///
+    /// # Errors
+    /// The last one, after all were tried.
     pub(super) async fn clear_over(&self) -> Result<()> {
         let over: Vec<UploadId> = self.over.lock().iter().cloned().collect();
+        let mut done = Ok(());
         for id in over {
-            // A client may have continued it at another daemon.
-            self.give_up(&id).await?;
-            self.clear(&id).await?;
-            self.over.lock().remove(&id);
+            // A client may have continued it at another daemon. A full store has room for the marker after the pieces.
+            let cleared = match self.give_up(&id).await {
+                Err(e) if e.kind == ErrorKind::Full => {
+                    self.clear(&id).await.and(self.give_up(&id).await)
+                }
+                Err(e) => Err(e),
+                Ok(()) => self.clear(&id).await,
+            };
+            match cleared {
+                Ok(()) => {
+                    self.over.lock().remove(&id);
+                }
+                Err(error) => done = Err(error),
+            }
         }
-        Ok(())
+        done
     }
 
     fn prefix(id: &UploadId) -> String {
@@ -153,7 +185,8 @@ impl Pieces {
     pub(super) async fn write(&self, id: &UploadId, offset: u64, piece: Bytes) -> Result<()> {
         let key = keys::upload(&format!("{id}.{offset:020}"));
         let end = offset + piece.len() as u64;
-        self.records.write_record(&key, piece).await?;
+        self.noted(self.records.write_record(&key, piece).await)?;
+        self.is_away.store(false, Ordering::Relaxed);
         if self.sent(id).unwrap_or(0) == offset {
             self.note_sent(id, end);
         }
@@ -169,7 +202,7 @@ impl Pieces {
     pub(super) async fn list(&self, id: &UploadId) -> Result<Option<Vec<Range<u64>>>> {
         let prefix = Self::prefix(id);
         let mut ranges = Vec::new();
-        for listed in self.records.list_records(&prefix).await? {
+        for listed in self.noted(self.records.list_records(&prefix).await)? {
             let rest = listed.key.strip_prefix(&prefix).unwrap_or_default();
             if rest == GONE {
                 return Ok(None);

@@ -13,7 +13,10 @@ use parking_lot::Mutex;
 use super::*;
 use crate::{
     digest::Digest,
-    store::open::{self, Options, StoreUrl},
+    store::{
+        StoreUrl,
+        open::{self, Options},
+    },
 };
 
 /// The records of the bucket in `dir`.
@@ -199,13 +202,13 @@ async fn a_push_that_waits_for_the_store_is_given_up_where_its_sender_fills_the_
     append(&uploads, (&small, "b"), b"xx").await.unwrap();
     let _active = uploads.local.owners.active(&small, "b", 2);
     // Not while it is being stored.
-    assert!(!uploads.local.make_room(&small).await);
+    assert!(!uploads.local.make_room(&small, false).await);
     assert!(finished.given_up().now_or_never().is_none());
     finished.waits();
     finished.waits();
     let over = append(&uploads, (&next, "a"), b"xx").await;
     assert_eq!(over, Err(OVER_QUOTA));
-    assert!(uploads.local.make_room(&small).await);
+    assert!(uploads.local.make_room(&small, false).await);
     let told = finished.given_up().await;
     assert_eq!(told.kind, ErrorKind::Full);
     // What was stored counts no more.
@@ -226,7 +229,7 @@ async fn what_a_full_disk_gives_up_of_an_upload_in_a_bucket_still_counts() {
     );
     append(&uploads, (&big, "a"), b"7 bytes").await.unwrap();
     append(&uploads, (&other, "b"), b"x").await.unwrap();
-    assert!(uploads.local.make_room(&other).await);
+    assert!(uploads.local.make_room(&other, false).await);
     assert_eq!(uploads.local.length(&big).await.unwrap(), None);
     let over = append(&uploads, (&next, "a"), b"four").await;
     assert_eq!(over, Err(OVER_QUOTA));
@@ -300,20 +303,21 @@ async fn a_full_disk_first_takes_copies_of_what_the_store_has() {
     let _active = uploads.local.owners.active(&sent, "b", 0);
     assert!(!uploads.local.drop_copy(&ahead).await.unwrap());
     // The caller has most, and what goes is another one's: that loses nothing.
-    assert!(uploads.local.make_room(&sent).await);
+    assert!(uploads.local.make_room(&sent, false).await);
     let length = async |id| uploads.local.length(id).await.unwrap();
     assert_eq!(length(&copy).await, None);
     assert_eq!(length(&ahead).await, Some(10));
     assert_eq!(uploads.size(&copy).await.unwrap(), Some(10));
-    assert!(!uploads.local.make_room(&sent).await);
+    assert!(!uploads.local.make_room(&sent, false).await);
     assert_eq!(length(&ahead).await, None);
 }
 
-/// A bucket that has no room for some uploads, or loses what it took.
+/// A bucket that has no room for some uploads, loses what it took, or in which another daemon ends an upload after each write.
 struct Faulty {
     records: Arc<dyn Records>,
     full_for: Mutex<Vec<UploadId>>,
     loses: AtomicBool,
+    ends: AtomicBool,
 }
 
 impl Faulty {
@@ -322,6 +326,7 @@ impl Faulty {
             records: bucket(dir).await,
             full_for: Mutex::default(),
             loses: AtomicBool::new(false),
+            ends: AtomicBool::new(false),
         })
     }
 }
@@ -340,7 +345,13 @@ impl Records for Faulty {
         if self.loses.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.records.write_record(key, bytes).await
+        self.records.write_record(key, bytes).await?;
+        if self.ends.load(Ordering::Relaxed) {
+            for listed in self.records.list_records(keys::UPLOADS).await? {
+                self.records.remove_record(&listed.key).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove_record(&self, key: &str) -> Result<()> {
@@ -430,8 +441,146 @@ async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
     uploads.local.set_ahead(&id, |_| true).await.unwrap();
     let late = uploads.local.append(&id, None, body(b" late")).await;
     late.unwrap();
+    // Of another one the bucket has nothing yet.
+    let new = begin(&uploads, "a").await;
+    uploads.local.begin_as(&new).await.unwrap();
+    uploads.local.set_ahead(&new, |_| true).await.unwrap();
+    let all = uploads.local.append(&new, None, body(b"all")).await;
+    all.unwrap();
     bucket.loses.store(true, Ordering::Relaxed);
-    let sent = uploads.send_late().await;
-    assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
-    assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
+    for _ in 0..2 {
+        let sent = uploads.send_late().await;
+        assert_eq!(sent.unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(uploads.size(&id).await.unwrap(), Some(10));
+    }
+    bucket.loses.store(false, Ordering::Relaxed);
+    assert_eq!(uploads.send_late().await.unwrap(), 2);
+    let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
+    assert_eq!(other.size(&id).await.unwrap(), Some(10));
+    assert_eq!(other.size(&new).await.unwrap(), Some(3));
+}
+
+#[tokio::test]
+async fn a_piece_that_a_bucket_loses_is_sent_again_from_the_copy_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let id = begin(&uploads, "a").await;
+    for bytes in [b"one", b"two"] {
+        append(&uploads, (&id, "a"), bytes).await.unwrap();
+    }
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let records = &uploads.pieces.as_ref().unwrap().records;
+    let last = records.list_records(keys::UPLOADS).await.unwrap().pop();
+    records.remove_record(&last.unwrap().key).await.unwrap();
+    let other = daemon(dir.path(), "other", Quota::DEFAULT).await;
+    assert_eq!(other.size(&id).await.unwrap(), Some(3));
+    assert_eq!(uploads.send_late().await.unwrap(), 1);
+    assert_eq!(other.size(&id).await.unwrap(), Some(6));
+}
+
+#[tokio::test]
+async fn an_upload_that_another_daemon_ends_while_late_chunks_are_sent_does_not_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Faulty::over(dir.path()).await;
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let id = begin(&uploads, "a").await;
+    append(&uploads, (&id, "a"), b"bytes").await.unwrap();
+    uploads.local.set_ahead(&id, |_| true).await.unwrap();
+    let late = uploads.local.append(&id, None, body(b" late")).await;
+    late.unwrap();
+    bucket.ends.store(true, Ordering::Relaxed);
+    let ended = uploads.send_late().await;
+    assert_eq!(ended.unwrap_err().kind, ErrorKind::Conflict);
+    bucket.ends.store(false, Ordering::Relaxed);
+    uploads.send_late().await.unwrap();
+    let left = bucket.list_records(keys::UPLOADS).await.unwrap();
+    assert_eq!(left, []);
+    assert_eq!(uploads.local.length(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn uploads_expire_also_where_a_full_bucket_takes_no_marker() {
+    let dir = tempfile::tempdir().unwrap();
+    let bucket = Faulty::over(dir.path()).await;
+    let folder = dir.path().join("uploads");
+    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let (over, old) = (begin(&uploads, "a").await, begin(&uploads, "b").await);
+    for (id, owner) in [(&over, "a"), (&old, "b")] {
+        append(&uploads, (id, owner), b"bytes").await.unwrap();
+    }
+    uploads.pieces.as_ref().unwrap().note_over(&over);
+    *bucket.full_for.lock() = vec![over.clone(), old.clone()];
+    let listed = async || bucket.list_records(keys::UPLOADS).await.unwrap().len();
+    let hour = Duration::from_hours(1);
+    let expired = uploads.expire(hour, Time::now()).await;
+    assert_eq!(expired.unwrap_err().kind, ErrorKind::Full);
+    // The pieces of the one that is over are gone, and a later run goes on with the others.
+    assert_eq!(listed().await, 1);
+    let mut later = Time::now();
+    later.secs += 7200;
+    assert!(uploads.local.drop_file(&old).await.unwrap());
+    uploads.expire(hour, later).await.unwrap_err();
+    assert_eq!(listed().await, 0);
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_copies_of_others_do_not_make_room_for_whoever_fills_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (copy, big) = (begin(&uploads, "a").await, begin(&uploads, "b").await);
+    append(&uploads, (&copy, "a"), b"bytes").await.unwrap();
+    append(&uploads, (&big, "b"), b"many more bytes")
+        .await
+        .unwrap();
+    let _active = uploads.local.owners.active(&big, "b", 15);
+    uploads.local.store_is_away.store(true, Ordering::Relaxed);
+    assert!(!uploads.local.make_room(&big, false).await);
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    assert_eq!(length(&copy).await, Some(5));
+    // They do for others, once whoever fills it had time to end.
+    let small = begin(&uploads, "c").await;
+    assert!(uploads.local.make_room(&small, false).await);
+    assert_eq!(length(&copy).await, Some(5));
+    assert!(uploads.local.make_room(&small, true).await);
+    assert_eq!(length(&copy).await, None);
+}
+
+#[tokio::test]
+async fn of_whoever_fills_the_disk_copies_go_before_what_the_store_lacks() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (copy, ahead, next) = (
+        begin(&uploads, "a").await,
+        begin(&uploads, "a").await,
+        begin(&uploads, "a").await,
+    );
+    for id in [&copy, &ahead] {
+        append(&uploads, (id, "a"), b"bytes").await.unwrap();
+    }
+    uploads.local.set_ahead(&ahead, |_| true).await.unwrap();
+    uploads.local.store_is_away.store(true, Ordering::Relaxed);
+    let length = async |id| uploads.local.length(id).await.unwrap();
+    assert!(uploads.local.make_room(&next, false).await);
+    assert_eq!((length(&copy).await, length(&ahead).await), (None, Some(5)));
+    assert!(!uploads.local.make_room(&next, false).await);
+    assert_eq!(length(&ahead).await, None);
+}
+
+#[tokio::test]
+async fn an_upload_that_grew_only_here_during_a_long_outage_does_not_expire() {
+    let dir = tempfile::tempdir().unwrap();
+    let uploads = daemon(dir.path(), "one", Quota::DEFAULT).await;
+    let (grown, left) = (begin(&uploads, "a").await, begin(&uploads, "a").await);
+    for id in [&grown, &left] {
+        append(&uploads, (id, "a"), b"bytes").await.unwrap();
+    }
+    assert!(uploads.local.drop_file(&left).await.unwrap());
+    // By the store's clock nothing came for long.
+    let mut now = Time::now();
+    now.secs += 7200;
+    let expired = uploads.expire(Duration::from_hours(1), now).await;
+    assert_eq!(expired.unwrap(), 1);
+    assert_eq!(uploads.size(&grown).await.unwrap(), Some(5));
+    assert_eq!(uploads.size(&left).await.unwrap(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! Many repositories in one of a registry: what the registry refuses, loses, and cannot delete.
+//! Many repositories in a single repository of a registry that refuses, loses, or cannot delete some of the content.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,4 +1,4 @@
-//! A registry that follows a script, for rare behaviour of real ones: the faults T15–T28 of reference/faults.md.
+//! A registry that follows a script, to reproduce rare behaviour of real registries.
 
 mod auth;
 mod download;

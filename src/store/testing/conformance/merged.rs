@@ -5,10 +5,10 @@
     reason = "a broken promise is a panic that names the case's line"
 )]
 
-use super::{repositories::unique_repo, unique_manifest, unique_tag};
+use super::{unique_manifest, unique_repo, unique_tag};
 use crate::{
     entry::Time,
-    store::{open::Repositories, record},
+    store::{Repositories, record},
 };
 
 /// What a daemon records of a merged tag: when parts were pushed, and what was merged from them. Removed together with the tag.

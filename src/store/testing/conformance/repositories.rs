@@ -10,14 +10,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use super::{blob_of, collect, unique_bytes, unique_manifest, unique_tag};
+use super::{blob_of, collect, unique_bytes, unique_manifest, unique_repo, unique_tag};
 use crate::{
     artifact::{Manifest, Tag, media},
     digest::Digest,
     store::{
-        ErrorKind, Expect, Published, Repository,
+        ErrorKind, Expect, Published, Repositories, Repository,
         keys::{self, Repo},
-        open::Repositories,
         record,
         repository::Presence,
     },
@@ -45,11 +44,6 @@ pub async fn run(all: &dyn Repositories) {
     referrers_are_listed(all).await;
     own_repository_has_its_tags_as_they_are(all).await;
     many_at_once_lose_nothing(all).await;
-}
-
-pub(super) fn unique_repo(stem: &str) -> Repo {
-    let name = format!("{stem}{:016x}", fastrand::u64(..));
-    name.parse().expect("a stem and hex digits are a name")
 }
 
 fn unique_digest() -> Digest {

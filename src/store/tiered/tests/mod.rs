@@ -23,8 +23,8 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        RepoStore, Resolved, StoredBlob, Sweep, TagStore, Untag,
-        open::{self, Options, StoreUrl},
+        RepoStore, Resolved, StoreUrl, StoredBlob, Sweep, TagStore, Untag,
+        open::{self, Options},
         records::Listed,
         testing::{Faults, Faulty},
         wrap::Verified,
