@@ -14,7 +14,6 @@ mod check;
 pub mod drain;
 pub mod error;
 mod frames;
-mod held;
 mod idle;
 pub mod limit;
 mod linger;
