@@ -106,41 +106,8 @@ macro_rules! shape {
     (($shape:ident $($rest:tt)*)) => {
         $crate::config::table::Shape::$shape
     };
-    (text) => {
-        $crate::config::table::Shape::Text
-    };
-    (url) => {
-        $crate::config::table::Shape::Url
-    };
-    (secret) => {
-        $crate::config::table::Shape::Secret
-    };
-    (path) => {
-        $crate::config::table::Shape::Path
-    };
-    (flag) => {
-        $crate::config::table::Shape::Flag
-    };
-    (count) => {
-        $crate::config::table::Shape::Count
-    };
-    (size) => {
-        $crate::config::table::Shape::Size
-    };
-    (rate) => {
-        $crate::config::table::Shape::Rate
-    };
-    (duration) => {
-        $crate::config::table::Shape::Time
-    };
-    (nonzero_duration) => {
-        $crate::config::table::Shape::Time
-    };
-    (days) => {
-        $crate::config::table::Shape::Days
-    };
-    (list) => {
-        $crate::config::table::Shape::List
+    ($how:ident) => {
+        $crate::config::table::shape_of::$how
     };
 }
 
