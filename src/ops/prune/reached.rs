@@ -113,7 +113,6 @@ impl Next {
     }
 }
 
-/// A marking run.
 pub(super) struct Marking<'c> {
     ctx: &'c Context,
     pub(super) listing: Listing,
