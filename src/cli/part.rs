@@ -165,8 +165,8 @@ impl Part {
         if !others.is_empty() && self.blocked {
             lines.push(format!("not restored: {}", named(&others)));
         } else if !others.is_empty() {
-            let things = count(others.len() as u64, "thing", "things");
-            lines.push(format!("{things} left out: {}", named(&others)));
+            let items = count(others.len() as u64, "item", "items");
+            lines.push(format!("{items} left out: {}", named(&others)));
         }
         if !packs.is_empty() {
             let found = count(packs.len() as u64, "damaged pack", "damaged packs");
@@ -208,7 +208,7 @@ impl Part {
         let (kind, name) = (self.kind, &self.name);
         if by_size.0 > of.0 / 2 {
             return Some(format!(
-                "{kind} {name}: {} of {} ({} of {}) left out: more does not fit into max_size ({}), and the least recently used leave first; \
+                "{kind} {name}: {} of {} ({} of {}) left out, the least recently used first, to stay within max_size ({}); \
                  raise --max-size",
                 by_size.0,
                 all(),
@@ -219,8 +219,7 @@ impl Part {
         }
         (by_age.0 > 0 && by_age.0 + by_size.0 == of.0).then(|| {
             format!(
-                "{kind} {name}: nothing is left: none of its {} was used in the last {} (max_age); export after the build that \
-                 uses them, or raise --max-age",
+                "{kind} {name}: everything is left out: none of its {} was used in the last {} (max_age); export after the build that uses them, or raise --max-age",
                 all(),
                 count(max_age_days.into(), "day", "days"),
             )

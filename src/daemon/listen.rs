@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    arrivals::Arrivals, idle::Open, linger::Linger, protocol::protocol, socket::Listener, tls,
-    writes::Watched,
+    arrivals::Arrivals, drained_body::DrainOnDrop, idle::Open, protocol::protocol,
+    socket::Listener, tls, writes::Watched,
 };
 use crate::{
     metrics::{self, Counting},
@@ -77,7 +77,7 @@ pub async fn serve(listener: Listener, service: Service) {
             Err(error) => {
                 service.counts.failed.inc();
                 // Usually out of file descriptors: others must be closed first.
-                tracing::warn!(%error, "Connection not accepted");
+                tracing::warn!(%error, "Could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -182,7 +182,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
                 Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
                 Err(error) => {
                     service.counts.failed.inc();
-                    tracing::debug!(%error, "Handshake failed");
+                    tracing::debug!(%error, "TLS handshake failed");
                     return;
                 }
             }
@@ -209,7 +209,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             let asks_first = request.headers().contains_key(header::EXPECT);
             let mut request = request.map(|body| match Body::new(body) {
                 body if asks_first => body,
-                body => Body::new(Linger::new(body)),
+                body => Body::new(DrainOnDrop::new(body)),
             });
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(known.clone());
@@ -226,7 +226,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             }
         }
         () = of_requests.ends() => {
-            tracing::debug!("Connection is closed: its client does not read, or others wait for its place");
+            tracing::debug!("Connection closed: its client does not read, or other connections wait for a slot");
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct Admitted {
 
 /// Numbers of one lane.
 #[derive(Debug, Clone, Default)]
-pub struct Waiting {
+pub struct LaneMetrics {
     /// Clients in the lane.
     pub clients: Gauge,
     /// Clients that were cut off because there were too many.
@@ -42,7 +42,7 @@ macro_rules! admission {
             )*
             $(
                 #[doc = $about_lane]
-                pub $lane: Waiting,
+                pub $lane: LaneMetrics,
             )*
             /// Transfers that were cut off for callers with fewer.
             pub transfers_cut: Counter,
@@ -53,7 +53,7 @@ macro_rules! admission {
         impl Admission {
             fn of(
                 pool: impl Fn(&'static str) -> Admitted,
-                lane: impl Fn(&'static str) -> Waiting,
+                lane: impl Fn(&'static str) -> LaneMetrics,
             ) -> Self {
                 Self {
                     $($pool: pool(stringify!($pool)),)*
@@ -93,14 +93,18 @@ admission! {
 impl Admission {
     pub(super) fn register(r: &mut Registry) -> Self {
         let taken = family(r, "places_taken", "Slots of a pool that are in use");
-        let waiting = family(r, "places_waiting", "Requests waiting for a slot");
-        let help = "Requests that were refused because no slot was free";
+        let waiting = family(
+            r,
+            "places_waiting",
+            "Requests that wait for a slot of a pool",
+        );
+        let help = "Requests refused because no slot was free";
         let refused = family(r, "places_refused", help);
-        let help = "Transfers that were cut off in favour of a caller with fewer";
+        let help = "Transfers aborted in favor of a caller with fewer";
         let transfers_cut = family(r, "transfers_cut", help);
         let help = "Clients that send slowly, do not read, or hold a stream open";
         let clients = family(r, "slow_clients", help);
-        let help = "Slow clients that were cut off because there were too many";
+        let help = "Slow clients disconnected because there were too many";
         let cut = family(r, "slow_clients_cut", help);
         let pool = |name| {
             let label = [("pool", name)];
@@ -112,7 +116,7 @@ impl Admission {
         };
         let lane = |name| {
             let label = [("lane", name)];
-            Waiting {
+            LaneMetrics {
                 clients: clients.get_or_create_owned(&label),
                 cut: cut.get_or_create_owned(&label),
             }

@@ -96,8 +96,8 @@ group! {
     /// Connections of all listeners.
     pub struct Connections {
         open: Gauge = "connections", "Open connections";
-        accepted: Counter = "connections_accepted", "Connections that were accepted";
-        failed: Counter = "connections_failed", "Connections that could not be accepted, or whose TLS handshake failed";
+        accepted: Counter = "connections_accepted", "Accepted connections";
+        failed: Counter = "connections_failed", "Connections that could not be accepted, or failed the TLS handshake";
         limit: Gauge = "connections_limit", "Maximum number of open connections; more wait in the kernel";
     }
 }
@@ -106,7 +106,7 @@ group! {
     /// Unfinished uploads.
     pub struct Uploads {
         open: Gauge = "uploads_open", "Unfinished uploads";
-        expired: Counter = "uploads_expired", "Uploads that were removed because nobody continued them";
+        expired: Counter = "uploads_expired", "Abandoned uploads that were removed";
     }
 }
 
@@ -124,7 +124,7 @@ group! {
         failed("failed"): Counter = "queue_processed" by "outcome", "Attempts to send a queued entry to the remote store, by outcome";
         oldest: Moment = "queue_oldest_age_seconds", "Age of the oldest queued entry; 0 if the queue is empty";
         bytes: Gauge = "queue_bytes", "Bytes of queued entries";
-        aside: Gauge = "queue_set_aside", "Acknowledged entries that can no longer be sent and were set aside";
+        aside: Gauge = "queue_set_aside", "Acknowledged entries that cannot be sent and were set aside";
     }
 }
 
@@ -134,10 +134,10 @@ group! {
         used: Gauge = "disk_used_bytes", "Bytes of blobs on the local disk";
         limit: Gauge = "disk_limit_bytes", "Maximum bytes of blobs on the local disk; 0 for no limit";
         free: Gauge = "disk_free_bytes", "Free bytes on the file system of the local disk";
-        evicted: Counter = "evicted_blobs", "Blobs that were evicted from the disk";
-        evicted_bytes: Counter = "evicted_bytes", "Bytes that were evicted from the disk";
+        evicted: Counter = "evicted_blobs", "Blobs evicted from the local disk";
+        evicted_bytes: Counter = "evicted_bytes", "Bytes evicted from the local disk";
         hashed_bytes: Counter = "scrubbed_bytes", "Bytes of blobs on the local disk that were hashed again";
-        damaged: Counter = "damaged_blobs", "Blobs on the disk that were found damaged, and removed";
+        damaged: Counter = "damaged_blobs", "Damaged blobs found on the local disk and removed";
     }
 }
 
@@ -151,7 +151,7 @@ group! {
 group! {
     /// The certificate that clients see; the first of its chain to expire counts.
     pub struct Tls {
-        not_after: Gauge = "tls_not_after_seconds", "When the TLS certificate expires, in seconds since 1970; 0 without TLS";
+        not_after: Gauge = "tls_not_after_seconds", "Expiry of the TLS certificate, in seconds since 1970; 0 without TLS";
     }
 }
 
@@ -159,8 +159,8 @@ group! {
     /// State of the daemon.
     pub struct Phase {
         ready: Gauge = "ready", "1 while requests are accepted";
-        draining: Gauge = "draining", "1 while the last requests and the queue are finished before exit";
-        degraded: Gauge = "degraded", "1 while a store cannot be reached; requests are still answered";
+        draining: Gauge = "draining", "1 while the daemon finishes requests and the queue before exit";
+        degraded: Gauge = "degraded", "1 while a store is unreachable or pushes are refused; requests are still answered";
     }
 }
 

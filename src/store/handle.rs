@@ -7,7 +7,7 @@ use super::{
     behind::Hides,
     error::Result,
     keys::Repo,
-    marked::Marked,
+    marked::MarkedBlobs,
     open::{Repositories, StoreUrl},
     registry::ControlWay,
     scrub::Scrubber,
@@ -43,7 +43,7 @@ pub struct Facts {
     /// Its repositories, which may be read only where the store is; `None` if it holds a single one.
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors will be open beside it.
-    pub marked: Option<Arc<Marked>>,
+    pub marked: Option<Arc<MarkedBlobs>>,
     /// Hashes blobs in the background; `None` unless the store checks its blobs itself.
     pub scrubber: Option<Scrubber>,
     /// Access to the control API; `None` if the store is not a daemon.

@@ -155,7 +155,7 @@ fn a_full_disk_does_not_stay_full_of_uploads() {
     let address = daemon.address();
     let ready = || said(&address, "/readyz");
     assert_eq!(push(&address, 24 << 20), 507);
-    assert!(ready().contains("pushes are refused: no room left"));
+    assert!(ready().contains("pushes are refused: the store is full"));
     assert_eq!(push(&address, 8 << 20), 201);
     assert!(ready().ends_with("ok\n"));
 }

@@ -12,7 +12,7 @@ use super::{
     is_merged,
     join::{self, Joined},
     layers,
-    merging::Place,
+    merging::MergePermit,
     settle::{Dispute, Settled, Unsettled},
 };
 use crate::{
@@ -224,7 +224,7 @@ impl CacheTags {
         &self,
         repo: &Repository,
         tag: &Tag,
-        place: Place,
+        place: MergePermit,
         parts: Vec<Part>,
         key: Option<(Vec<Dated>, Option<Dated>)>,
         settled: &Settled,
@@ -324,7 +324,7 @@ impl CacheTags {
         let joined = task::blocking(move || join::join(parts, &lost, &claims)).await;
         for digest in &joined.pruned {
             self.count(|c| &c.pruned, 1);
-            tracing::info!(%digest, "Cache is served without layers that are not here");
+            tracing::info!(%digest, "Cache is served without its missing layers");
         }
         if joined.is_merge {
             self.count(|c| &c.merged, 1);
@@ -333,7 +333,7 @@ impl CacheTags {
             self.count(|c| &c.dropped_records, joined.dropped_records);
             tracing::warn!(
                 records = joined.dropped_records,
-                "Merged cache is at BuildKit's limit of 1 MiB; what exceeds the share of its part is left out, the oldest first"
+                "Merged cache reached BuildKit's limit of 1 MiB; the oldest records of parts that exceed their share are left out"
             );
         }
         Ok((joined.result, sources))

@@ -21,7 +21,7 @@ pub(super) async fn warn_of_unreadable(
     }
     let tags = tags_of(ctx, &found.keys().copied().collect()).await?;
     for (digest, why) in found {
-        let stays = "it and every digest that its bytes spell out are kept, all else is swept";
+        let stays = "it and every digest that its text contains are kept, everything else is swept";
         let warning = match tags.get(&digest) {
             Some(tag) => format!(
                 "tag {tag}: manifest {digest} cannot be read: {why}; {stays}; push the tag again, or remove it with `cachectl rm {tag}`"

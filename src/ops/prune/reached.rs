@@ -61,18 +61,18 @@ impl Listing {
     }
 
     /// The blobs that need not stay, in the order in which they may be removed.
-    pub(super) fn loose(self, kinds: &HashMap<Digest, Kind>) -> Vec<StoredBlob> {
+    pub(super) fn loose(self, kinds: &HashMap<Digest, BlobKind>) -> Vec<StoredBlob> {
         let all = self.blobs.into_iter().zip(self.stays);
         let loose = all.filter(|(_, stays)| !stays).map(|(blob, _)| blob);
         let mut loose: Vec<StoredBlob> = loose.collect();
-        loose.sort_by_key(|b| kinds.get(&b.digest).copied().unwrap_or(Kind::Blob));
+        loose.sort_by_key(|b| kinds.get(&b.digest).copied().unwrap_or(BlobKind::Blob));
         loose
     }
 }
 
 /// The kind of a removed blob, in the order of removal: a manifest is removed before what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum BlobKind {
     /// A manifest that may name other manifests.
     Index,
     /// Any other manifest.
@@ -261,7 +261,7 @@ impl<'c> Marking<'c> {
     }
 
     /// Finds which of the unreachable blobs are manifests.
-    pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, Kind>> {
+    pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, BlobKind>> {
         let mut kinds = HashMap::new();
         for repository in &self.ctx.store.all_repositories().await? {
             let loose = repository.manifests().await?.into_iter();
@@ -275,9 +275,9 @@ impl<'c> Marking<'c> {
             while let Some((digest, known)) = known.try_next().await? {
                 let is_image = known.is_some_and(|k| media::is_image_manifest(&k.media_type));
                 let kind = if is_image {
-                    Kind::Manifest
+                    BlobKind::Manifest
                 } else {
-                    Kind::Index
+                    BlobKind::Index
                 };
                 let all = kinds.entry(digest).or_insert(kind);
                 *all = kind.min(*all);
@@ -423,7 +423,7 @@ async fn document(
     let Next { digest, sort, .. } = *next;
     let store = &*ctx.store;
     let damaged = |why: String| {
-        let why = format!("{why}; nothing is removed while what it needs is unknown");
+        let why = format!("{why}; nothing is deleted while the blobs that it needs are unknown");
         Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
     };
     let size = match size {
@@ -436,7 +436,7 @@ async fn document(
     };
     if size > MAX_MANIFEST_BYTES {
         return match sort {
-            Sort::Root => Err(damaged(format!("{size} bytes are too many for a manifest"))),
+            Sort::Root => Err(damaged(format!("a manifest of {size} bytes is too large"))),
             // No registry accepts a manifest of that size, so it is not a manifest.
             Sort::Manifest | Sort::Document | Sort::Guess => Ok(None),
         };
@@ -450,7 +450,7 @@ async fn document(
         Err(e) if e.is_unreadable() && sort == Sort::Guess => Ok(None),
         Err(e) if e.kind == ErrorKind::Corrupt => Err(damaged(e.message)),
         Err(e) if e.is_unreadable() => Err(damaged(format!(
-            "{}; let this user read it (chown)",
+            "{}; give this user read access (chown)",
             e.message
         ))),
         Err(e) => Err(e),

@@ -23,7 +23,7 @@ impl RequestId {
     pub(super) fn as_str(&self) -> &str {
         self.0
             .to_str()
-            .expect("only printable ASCII is taken over or made")
+            .expect("only printable ASCII is accepted or generated")
     }
 
     pub(super) fn header(&self) -> HeaderValue {

@@ -93,7 +93,7 @@ impl Path {
 }
 
 fn unknown() -> Read {
-    let refusal = refuse(Code::NAME_UNKNOWN, "there is nothing at this path");
+    let refusal = refuse(Code::NAME_UNKNOWN, "not found");
     ("other", Err(refusal))
 }
 

@@ -30,7 +30,7 @@ impl Ingests {
                 return true;
             }
             Err(error) => {
-                tracing::warn!(%error, "Disk full, and files of uploads cannot be removed");
+                tracing::warn!(%error, "Disk full, and could not remove files of uploads");
             }
         }
         let Fillers { resting, is_own } = self.owners.fillers(id);
@@ -58,7 +58,7 @@ impl Ingests {
                 tracing::warn!(others, is_own, "Disk full: dropping unfinished uploads");
             }
             Err(error) => {
-                tracing::warn!(%error, "Disk full, and unfinished uploads cannot be dropped");
+                tracing::warn!(%error, "Disk full, and could not drop unfinished uploads");
             }
         }
         !is_own

@@ -68,7 +68,7 @@ impl Answer {
             Some(got) if got.algorithm() == want.algorithm() && got != *want => Err(Error::new(
                 ErrorKind::Corrupt,
                 op,
-                format!("the registry says that it has {got} instead"),
+                format!("the registry reports digest {got} instead"),
             )),
             _ => Ok(()),
         }

@@ -35,7 +35,7 @@ fn io_of(op: &'static str) -> impl Fn(fs::Error) -> Error {
 
 fn stopped() -> Error {
     // Nobody is left to see it.
-    Error::new(ErrorKind::Unavailable, "put", "it was given up")
+    Error::new(ErrorKind::Unavailable, "put", "it was aborted")
 }
 
 impl Tree {

@@ -94,7 +94,7 @@ impl Uploads {
                 Err(e) => return Err(e),
             };
             if before.replace(stored) == Some(stored) {
-                let why = "the store does not list a chunk that it took";
+                let why = "the store does not list a chunk that it accepted";
                 return Err(Error::new(ErrorKind::Unavailable, "upload", why).at("", id));
             }
             pieces.note_sent(id, stored);
