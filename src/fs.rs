@@ -218,7 +218,7 @@ impl Dir {
     /// Creates the folder `name`; the umask applies.
     pub fn make_dir(&self, name: &[u8], mode: u32) -> Result<()> {
         rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
-            .map_err(|e| Error::new("make folder", self.at(name), e))
+            .map_err(|e| Error::new("create folder", self.at(name), e))
     }
 
     /// Opens the folder `name`, creating it first if missing.
@@ -348,13 +348,13 @@ impl Dir {
     /// Creates the symbolic link `name`; an existing name is an error.
     pub fn symlink(&self, target: &[u8], name: &[u8]) -> Result<()> {
         rustix::fs::symlinkat(target, &self.fd, name)
-            .map_err(|e| Error::new("make link", self.at(name), e))
+            .map_err(|e| Error::new("create link", self.at(name), e))
     }
 
     /// Creates `name` in `to_dir` as a hard link to the file `from` of this folder; links are not followed.
     pub fn hard_link(&self, from: &[u8], to_dir: &Dir, name: &[u8]) -> Result<()> {
         rustix::fs::linkat(&self.fd, from, &to_dir.fd, name, AtFlags::empty())
-            .map_err(|e| Error::new("make hard link", to_dir.at(name), e))
+            .map_err(|e| Error::new("create hard link", to_dir.at(name), e))
     }
 
     /// Renames `from` here to `to` in `to_dir`, replacing an existing file.
@@ -517,7 +517,7 @@ pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
     if bytes.len() as u64 > limit {
         let e = io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("it is longer than {limit} bytes"),
+            format!("it has more than {limit} bytes"),
         );
         return Err(Error::new("read", path, e));
     }
@@ -526,7 +526,7 @@ pub fn read_limited(file: File, path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// Creates a folder and those above it.
 pub fn make_dirs(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| Error::new("make folder", path, e))
+    std::fs::create_dir_all(path).map_err(|e| Error::new("create folder", path, e))
 }
 
 /// Checks that this user may create files in the folder `path`, or in the nearest existing folder above it. Writes nothing.

@@ -45,7 +45,7 @@ struct Taken {
 /// A reservation that exceeds the budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "it needs more memory than there is: {} of {} MB are in use",
+    "not enough memory: {} of {} MB are in use",
     taken / 1_000_000,
     limit / 1_000_000
 )]
@@ -85,7 +85,7 @@ impl MemoryBudget {
     /// Waits for one of eight permits to have manifests of unknown size in memory. A holder never waits for another permit.
     pub async fn turn(&self) -> OwnedSemaphorePermit {
         let turn = self.0.manifests.clone().acquire_owned().await;
-        turn.expect("nothing closes it")
+        turn.expect("it is never closed")
     }
 
     /// Returns true if strangers share it: then a reservation that fails now may succeed later.

@@ -55,7 +55,7 @@ pub async fn parse<T: Send + 'static>(
     if bytes <= SHORT {
         return read();
     }
-    let place = PARSING.acquire().await.expect("nothing closes it");
+    let place = PARSING.acquire().await.expect("it is never closed");
     // It belongs to the work, which continues even if nobody waits for it any more.
     blocking(move || {
         let _place = place;

@@ -17,22 +17,22 @@ use crate::config::{Layer, flags, keys::TABLE, table::Flag};
     version,
     max_term_width = 100,
     propagate_version = true,
-    after_help = "Exit codes: 0 done (a miss too), 1 failed, 2 usage or settings, 3 miss with --require-hit, 70 a bug in cachectl.",
+    after_help = "Exit codes: 0 success or a miss, 1 failure, 2 invalid command line or setting, 3 miss with --require-hit, 70 internal error.",
     after_long_help = "\
 Examples:
   cachectl import go && go build ./... && cachectl export go
   cachectl export go --store 's3://ci-cache/go?region=eu-central-1'
-  cachectl env    # what cachectl found here, and what it would do
+  cachectl env    # what was detected, and what would be done
 
 Settings come from cachectl.toml, then CACHECTL_* variables, then flags; later ones win.
 
 Exit codes:
-  0   done; also a miss or a cache problem, unless --strict or --require-hit
-  1   failed
+  0   success; also a miss or a cache problem, unless --strict or --require-hit
+  1   failure
   2   invalid command line or setting
-  3   a miss, with --require-hit
-  70  a bug in cachectl
-  130, 143  ended by SIGINT, SIGTERM"
+  3   miss, with --require-hit
+  70  internal error
+  130, 143  terminated by SIGINT, SIGTERM"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -43,7 +43,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Store what is new of a cache under its name.
+    /// Store the new content of a cache under its name.
     #[command(after_long_help = "\
 Examples:
   cachectl export go    # both caches of Go, named after the main module
@@ -54,9 +54,9 @@ Examples:
   KEY=$(sha256sum package-lock.json | cut -c1-16)
   cachectl export dir node_modules --name web --key \"$KEY\"
 
-An unchanged cache writes nothing. The outcome `digest` is added to $GITHUB_OUTPUT where that is set.")]
+An unchanged cache writes nothing. The output `digest` is added to $GITHUB_OUTPUT if that is set.")]
     Export(Export),
-    /// Put a cache back; fetches only what is not here yet.
+    /// Restore a cache; fetches only what this node lacks.
     #[command(after_long_help = "\
 Examples:
   cachectl import go
@@ -66,37 +66,37 @@ Examples:
   KEY=$(sha256sum package-lock.json | cut -c1-16)
   cachectl import dir node_modules --name web --key \"$KEY\" --mirror
 
-The outcomes `cache-hit` (true only for the key that was asked for), `cache-matched-key` and `digest` are added to $GITHUB_OUTPUT where that is set.")]
+The outputs `cache-hit` (true only for the requested key), `cache-matched-key` and `digest` are added to $GITHUB_OUTPUT if that is set.")]
     Import(Import),
-    /// List what the store holds.
+    /// List the contents of the store.
     #[command(alias = "list")]
     Ls(Ls),
-    /// Show what a name holds, pack by pack.
+    /// Show the contents of a name, pack by pack.
     Inspect(Inspect),
     /// Check that names can be imported.
     Verify(Verify),
-    /// Copy names, with all they need, from store to store.
+    /// Copy names, with everything they need, from store to store.
     Copy(Copy),
-    /// Take a name away; its blobs go with a later `prune`.
+    /// Delete a name; a later `prune` frees its blobs.
     Rm(Rm),
-    /// Take old names away, then blobs that nothing needs.
+    /// Delete old names, then blobs that nothing needs.
     Prune(Prune),
-    /// Show what takes how much room in the store.
+    /// Show disk usage by name.
     Du(Du),
-    /// Show what a daemon is, where it listens, and what it has still to send.
+    /// Show a daemon's version, listeners and upload queue.
     Status(Status),
-    /// Let a daemon send what waits to its remote store now.
+    /// Make a daemon upload its queued writes now.
     Flush(Flush),
-    /// Print, or make, what a Buildx builder needs to reach a daemon.
+    /// Print the Buildx builder configuration for a daemon, or create the builder.
     #[command(after_long_help = "\
 Examples:
   cachectl buildx-setup    # for a daemon at 127.0.0.1:5000
   cachectl buildx-setup --address 10.0.0.7:5000    # for one on another node
-  cachectl buildx-setup --run --use    # makes the builder the current one
+  cachectl buildx-setup --run --use    # creates it, as the current builder
 
-The usual builder is a container: 127.0.0.1 in it is not this node's. It is given the node's network, or, where the daemon is elsewhere, its address; and told where to speak plain http.")]
+The usual builder is a container, in which 127.0.0.1 is not this node's. For a daemon on this node the builder gets the node's network; for a daemon elsewhere, the daemon's address. Its configuration says where to use plain http.")]
     BuildxSetup(BuildxSetup),
-    /// Show what cachectl found here, what it would do, and where each setting came from.
+    /// Show what was detected, what would be done, and the origin of each setting.
     Env(Env),
     /// Print a completion script for a shell.
     #[command(after_help = "Example: cachectl completions bash > /etc/bash_completion.d/cachectl")]
@@ -104,7 +104,7 @@ The usual builder is a container: 127.0.0.1 in it is not this node's. It is give
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, of one command if it is named.
+    /// Print the manual page of cachectl, or of one command.
     #[command(after_help = "Example: cachectl man export | man -l -")]
     Man {
         /// A command such as `export`.
@@ -133,16 +133,16 @@ pub(crate) enum Source {
 pub(crate) struct Export {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Keep what the stored folder has and this one has not (for folders; Go caches are always merged).
+    /// Keep stored files that this folder does not have (folders only; Go caches are always merged).
     #[arg(long)]
     pub(crate) merge: bool,
-    /// Export a folder that is empty, or empty but for what is left out; it then takes the place of what is stored.
+    /// Export a folder even if it is empty, or everything in it is left out; it replaces the stored one.
     #[arg(long)]
     pub(crate) allow_empty: bool,
-    /// Write everything anew as one whole, which `tar --zstd` can extract.
+    /// Write everything again as one complete archive, which `tar --zstd` can extract.
     #[arg(long)]
     pub(crate) flatten: bool,
-    /// Store this cache alone in place of what is stored: after a poisoned or broken export. Start from an empty cache.
+    /// Replace everything stored under the name by this cache: after a poisoned or broken export. Start from an empty cache.
     #[arg(long)]
     pub(crate) replace: bool,
 }
@@ -152,29 +152,29 @@ pub(crate) struct Export {
 pub(crate) struct Import {
     #[command(flatten)]
     pub(crate) source: SourceArgs,
-    /// Import this snapshot, whatever names say.
+    /// Import exactly this snapshot, ignoring name, key and scope.
     #[arg(long, value_name = "DIGEST")]
     pub(crate) digest: Option<String>,
-    /// Remove what is not in the snapshot.
+    /// Delete files that are not in the snapshot.
     #[arg(long)]
     pub(crate) mirror: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// What to carry.
+    /// Which caches.
     #[arg(value_name = "SOURCE")]
     pub(crate) source: Source,
-    /// Folders, with `dir`; several are stored one by one as NAME/BASENAME.
+    /// Folders, for `dir`; several are stored as separate snapshots NAME/BASENAME.
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Ls {
-    /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
+    /// Only this name or tag; REPO:TAG in repositories other than `cachectl`.
     pub(crate) name: Option<String>,
-    /// Show the tags too.
+    /// Also show the tags.
     #[arg(long)]
     pub(crate) wide: bool,
     #[command(flatten)]
@@ -191,26 +191,26 @@ pub(crate) struct Chosen {
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
-    /// A name, a tag or a digest; REPO:TAG in another repository than `cachectl`.
+    /// A name, a tag or a digest; REPO:TAG in repositories other than `cachectl`.
     pub(crate) name: String,
-    /// List the entries too.
+    /// Also list the entries.
     #[arg(long)]
     pub(crate) files: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Without --digests or --data: manifests, tables of contents, and that every pack and blob is there with its size."
+    after_help = "Without --digests or --data, manifests and tables of contents are read, and every pack and blob must exist with the right size."
 )]
 pub(crate) struct Verify {
-    /// A name, a tag (REPO:TAG in another repository than `cachectl`) or a digest; without: everything.
+    /// A name, a tag (REPO:TAG in repositories other than `cachectl`) or a digest [default: everything]
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
-    /// Hash every pack and blob too.
+    /// Also hash every pack and blob.
     #[arg(long, conflicts_with = "data")]
     pub(crate) digests: bool,
-    /// Decode and hash every byte of every entry too.
+    /// Also decode and hash every byte of every entry.
     #[arg(long)]
     pub(crate) data: bool,
 }
@@ -226,36 +226,36 @@ pub(crate) struct Copy {
     /// Only this name, tag or digest.
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Who copies [default: a daemon that is one side, if the other is s3:// or oci://; else this process]
+    /// Which process copies [default: the daemon if one side is a daemon and the other is s3:// or oci://, else this process]
     #[arg(long, value_enum)]
     pub(crate) by: Option<By>,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
 }
 
-/// Who copies.
+/// Which process copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum By {
-    /// This process, with its credentials; the bytes come through here.
+    /// This process, with its credentials; all bytes pass through it.
     Here,
-    /// The daemon that is FROM or TO, or that is set, with its own credentials; folders are its machine's.
+    /// The daemon that is FROM or TO, else the configured one, with its own credentials; folders are on its machine.
     Daemon,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Rm {
-    /// A name or a tag; REPO:TAG in another repository than `cachectl`.
+    /// A name or a tag; REPO:TAG in repositories other than `cachectl`.
     pub(crate) name: String,
     /// Delete only caches of this scope [default: all scopes]
     #[arg(long)]
     pub(crate) scope: Option<String>,
-    /// Delete only this key; `--key ''` is the cache without a key [default: all keys]
+    /// Delete only this key; `--key ''` selects the cache without a key [default: all keys]
     #[arg(long)]
     pub(crate) key: Option<String>,
     /// Delete only caches of this kind [default: all kinds]
     #[arg(long, value_name = "KIND", value_parser = ["gobuild", "gomod", "dir"])]
     pub(crate) kind: Option<String>,
-    /// Do not ask before deleting (asked on a terminal only).
+    /// Delete without asking (cachectl asks on a terminal only).
     #[arg(short, long)]
     pub(crate) yes: bool,
     /// Show what would be deleted; delete nothing.
@@ -273,24 +273,24 @@ Examples:
 
 In repository `cachectl`, only cachectl snapshots are deleted; in other repositories, any tag.
 
-Blobs are freed in two runs: one marks what nothing needs, a later one, --grace after it, deletes it. With --now one run does both: on a `disk:` or `oci-layout:` store, alone or behind a daemon that is its only user. A registry collects its own blobs: only names are deleted.")]
+Blobs are freed in two runs: one marks blobs that nothing needs, and one at least --grace later deletes them. With --now, one run does both; this needs a `disk:` or `oci-layout:` store, used directly or by a daemon that is its only user. In a registry only names are deleted: it collects its blobs itself.")]
 pub(crate) struct Prune {
-    /// Free the space in this run, without a grace time; requests to a daemon wait for a moment.
+    /// Free the space in this run, without a grace time; requests to a daemon wait meanwhile.
     #[arg(long, conflicts_with = "prune.grace")]
     pub(crate) now: bool,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
-    /// Say what would go, remove nothing.
+    /// Show what would be deleted; delete nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "OWN is what the removal of the name would give back: blobs that no other name needs. The last line adds what the removal of all names shown would."
+    after_help = "OWN is what deleting the name would free: blobs that no other name needs. The last line also says what deleting all listed names would free."
 )]
 pub(crate) struct Du {
-    /// Only this name or tag; REPO:TAG in another repository than `cachectl`.
+    /// Only this name or tag; REPO:TAG in repositories other than `cachectl`.
     pub(crate) name: Option<String>,
     #[command(flatten)]
     pub(crate) chosen: Chosen,
@@ -301,20 +301,20 @@ pub(crate) struct Status {}
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example, before a node is taken away:\n  cachectl flush --wait --budget 2m --daemon /run/cachectld.sock"
+    after_help = "Example, before a node is shut down:\n  cachectl flush --wait --budget 2m --daemon /run/cachectld.sock"
 )]
 pub(crate) struct Flush {
-    /// End when all that waits now is sent; exit code 1 if it cannot be.
+    /// Wait until everything queued now is uploaded; exit code 1 if that fails.
     #[arg(long)]
     pub(crate) wait: bool,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct BuildxSetup {
-    /// Where builders reach the daemon's registry door [default: what the daemon says, else 127.0.0.1:5000]
+    /// Where builders reach the daemon's registry API [default: as reported by the daemon, else 127.0.0.1:5000]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,
-    /// The daemon speaks TLS there.
+    /// The daemon uses TLS at that address.
     #[arg(long)]
     pub(crate) tls: bool,
     /// Name of the builder.
@@ -323,7 +323,7 @@ pub(crate) struct BuildxSetup {
     /// Make it the current builder.
     #[arg(long = "use")]
     pub(crate) make_current: bool,
-    /// Run what is printed.
+    /// Create the builder, instead of printing how to.
     #[arg(long)]
     pub(crate) run: bool,
 }
@@ -331,10 +331,10 @@ pub(crate) struct BuildxSetup {
 #[derive(Debug, Args)]
 #[command(next_display_order = AFTER_SETTINGS)]
 pub(crate) struct Env {
-    /// Only the settings that are set, not the defaults.
+    /// Show only settings that are set, not the defaults.
     #[arg(long)]
     pub(crate) changed: bool,
-    /// Ask the store whether it can be reached and read; exit code 1 if not.
+    /// Check that the store can be reached and read; exit code 1 if not.
     #[arg(long)]
     pub(crate) check: bool,
 }
@@ -342,8 +342,8 @@ pub(crate) struct Env {
 #[derive(Debug, Args)]
 #[command(next_help_heading = EVERYWHERE, next_display_order = AFTER_STORES)]
 pub(crate) struct Global {
-    /// Settings file, which counts in full [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, and over it what
-    /// ./cachectl.toml says of how caches are carried]
+    /// Settings file, in which all keys take effect [default: $XDG_CONFIG_HOME/cachectl/cachectl.toml, overridden by
+    /// ./cachectl.toml, in which only keys that are safe in a checkout do]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print one JSON object on standard output.

@@ -16,7 +16,7 @@ use super::{
     json::Object,
     output,
     session::Session,
-    stores::{self, Place},
+    stores::{self, Locality},
     upkeep,
 };
 use crate::{fs, task};
@@ -38,11 +38,8 @@ struct Way {
 
 impl Way {
     fn new(address: &str, tls: bool) -> Result<Self> {
-        let refused = || {
-            CommandError::usage(format!(
-                "--address cannot be `{address}`: expected HOST:PORT"
-            ))
-        };
+        let refused =
+            || CommandError::usage(format!("invalid --address `{address}`: expected HOST:PORT"));
         let (host, port) = address.rsplit_once(':').ok_or_else(refused)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
         if port.parse::<u16>().is_err() || host.is_empty() || !host.chars().all(plain) {
@@ -52,7 +49,7 @@ impl Way {
         let ip = bare.parse::<IpAddr>().ok();
         if ip.is_some_and(|ip| ip.is_unspecified()) {
             return Err(
-                refused().hint("where the daemon listens everywhere, name the node's address")
+                refused().hint("if the daemon listens on all addresses, give the node's address")
             );
         }
         Ok(Self {
@@ -102,7 +99,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
             "--builder needs a name that starts with a letter or a digit",
         ));
     }
-    let config = way.configuration(session.config().remote.ca_bundle.as_deref());
+    let config = way.configuration(session.config().remote.net.ca_bundle.as_deref());
     let make = |file: &str| way.create(&args.builder, args.make_current, file);
     if args.run {
         create(session, &args.builder, &config, make).await?;
@@ -123,10 +120,12 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
     }
     let mut text = String::new();
     if args.run {
-        let _ = writeln!(text, "builder {} is there; build with", args.builder);
+        let _ = writeln!(text, "builder {} is ready; build with", args.builder);
     } else {
         if way.loopback {
-            text.push_str("# The builder is a container: with the node's network its loopback is the node's.\n");
+            text.push_str(
+                "# The builder is a container; network=host makes 127.0.0.1 in it the node's.\n",
+            );
         }
         let _ = write!(text, "cat > buildkitd.toml <<'EOF'\n{config}EOF\n");
         let _ = writeln!(text, "{}\n", make("buildkitd.toml").join(" "));
@@ -143,7 +142,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
 /// The listening address that the configured daemon reports; the default address without one.
 async fn told(session: &Session, tls: bool) -> Result<Way> {
     let store = session.store()?;
-    if stores::place(store)? != Place::Daemon {
+    if stores::place(store)? != Locality::Daemon {
         return Way::new(ADDRESS, tls);
     }
     // This node reaches it at the URL's host, and so do builders.
@@ -166,7 +165,7 @@ async fn told(session: &Session, tls: bool) -> Result<Way> {
     match found {
         Some((address, tls)) => Way::new(address.trim_end_matches('/'), tls),
         None => Err(CommandError::failed(
-            "the daemon listens at its socket alone, which builders cannot reach",
+            "the daemon listens only on its unix socket, which builders cannot reach",
         )
         .hint("start it with --listen 127.0.0.1:5000")),
     }
@@ -182,8 +181,8 @@ async fn create(
     let exists = docker(&["buildx", "inspect", builder]).await?;
     if exists.status.success() {
         return Err(
-            CommandError::failed(format!("there is a builder `{builder}` already")).hint(format!(
-                "remove it with `docker buildx rm {builder}`, or name another with --builder"
+            CommandError::failed(format!("builder `{builder}` already exists")).hint(format!(
+                "remove it with `docker buildx rm {builder}`, or choose another name with --builder"
             )),
         );
     }
@@ -219,7 +218,7 @@ async fn create(
         .take(MAX_WORDS)
         .collect();
     Err(CommandError::failed(format!(
-        "docker could not make the builder: {said}"
+        "docker could not create the builder: {said}"
     )))
 }
 
@@ -230,7 +229,7 @@ async fn docker(words: &[&str]) -> Result<std::process::Output> {
         .output();
     run.await.map_err(|e| {
         CommandError::failed(format!("cannot run docker: {e}"))
-            .hint("leave out --run, and run what is printed where docker is")
+            .hint("leave out --run, and run the printed commands on a machine that has docker")
     })
 }
 

@@ -21,7 +21,7 @@ use crate::{
     ops,
     progress::Progress,
     proto::{
-        self, Message as _, Method, Told, Wire as _,
+        self, Message as _, MessageContent, Method, Wire as _,
         v1::{self, control_client::ControlClient},
     },
     store::{self, ErrorKind, registry},
@@ -60,9 +60,11 @@ impl Daemon {
         let mut stream = called.await.map_err(failed)?.into_inner();
         let mut report = None;
         while let Some(message) = stream.next().await {
-            match message.map_err(failed)?.told() {
-                Some(Told::Progress(progress)) => proto::replay(progress, &*self.progress),
-                Some(Told::Report(part)) => {
+            match message.map_err(failed)?.content() {
+                Some(MessageContent::Progress(progress)) => {
+                    proto::replay(progress, &*self.progress)
+                }
+                Some(MessageContent::Report(part)) => {
                     proto::join(report.get_or_insert_default(), &part);
                 }
                 None => {}
@@ -113,7 +115,7 @@ impl Daemon {
         let message = match status.code() {
             Code::InvalidArgument => return ops::Error::Usage(status.message().to_owned()),
             Code::Unimplemented => {
-                "the daemon does not know this: it is older than this cachectl; use the same release of both".to_owned()
+                "the daemon does not support this: it is older than this cachectl; use the same release of both".to_owned()
             }
             _ if status.message().is_empty() => format!("the daemon answered {}", status.code()),
             _ => status.message().to_owned(),
@@ -160,7 +162,9 @@ fn check_version(headers: &http::HeaderMap) -> store::Result<()> {
     let refused = |why: String| Err(store::Error::new(ErrorKind::Unsupported, "ask", why));
     let ours = proto::PROTOCOL;
     let Some(theirs) = headers.get(proto::PROTOCOL_KEY) else {
-        return refused("what answers there has no control API: is it a cachectld?".to_owned());
+        return refused(
+            "the server at this address has no control API: is it a cachectld?".to_owned(),
+        );
     };
     let theirs = String::from_utf8_lossy(theirs.as_bytes());
     if theirs == ours.to_string() {

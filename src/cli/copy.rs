@@ -10,7 +10,7 @@ use super::{
     json::Object,
     output::{self, bytes, count, seconds},
     session::Session,
-    stores::{self, Place},
+    stores::{self, Locality},
     upkeep::{Upkeep, no_daemon},
 };
 use crate::{
@@ -34,22 +34,22 @@ enum Who {
 }
 
 /// A daemon that is one side copies if that keeps the bytes from passing through this process; it cannot access this node's folders.
-fn who(from: Place, to: Place, set: Place, by: Option<By>) -> Result<Who> {
-    let sides = (from == Place::Daemon, to == Place::Daemon);
+fn who(from: Locality, to: Locality, set: Locality, by: Option<By>) -> Result<Who> {
+    let sides = (from == Locality::Daemon, to == Locality::Daemon);
     match (by, sides) {
         (Some(By::Daemon), (true, false)) => Ok(Who::From),
         (Some(By::Daemon), (false, true)) => Ok(Who::To),
-        (Some(By::Daemon), (false, false)) if set == Place::Daemon => Ok(Who::Set),
+        (Some(By::Daemon), (false, false)) if set == Locality::Daemon => Ok(Who::Set),
         (Some(By::Daemon), (false, false)) => Err(CommandError::usage(
-            "--by daemon: neither FROM nor TO is a daemon",
+            "--by daemon: neither FROM nor TO is a daemon, and none is configured",
         )
         .hint("name one with --daemon or CACHECTL_DAEMON")),
         (Some(By::Daemon), (true, true)) => Err(CommandError::usage(
             "--by daemon: both FROM and TO are daemons",
         )
-        .hint("leave it out, and the bytes come through here")),
-        (None, (true, false)) if to == Place::Remote => Ok(Who::From),
-        (None, (false, true)) if from == Place::Remote => Ok(Who::To),
+        .hint("leave it out: this process then copies")),
+        (None, (true, false)) if to == Locality::Remote => Ok(Who::From),
+        (None, (false, true)) if from == Locality::Remote => Ok(Who::To),
         (Some(By::Here) | None, _) => Ok(Who::Here),
     }
 }
@@ -63,7 +63,7 @@ pub(crate) async fn run(session: &Session, args: &args::Copy) -> Result<u8> {
     let set = match session.store() {
         Ok(store) => stores::place(store)?,
         // Both sides are given; a missing daemon in the settings is reported only if one is needed.
-        Err(_) => Place::Folder,
+        Err(_) => Locality::Folder,
     };
     let who = who(from, to, set, args.by)?;
     session.reporter.label("copy");
@@ -182,9 +182,9 @@ fn end(report: &copy::Report, from: &str, name: Option<&str>) -> Result<u8> {
         .iter()
         .all(|l| l.what.starts_with("repository "))
     {
-        "copy to a folder (disk:), a bucket or with --by daemon, which hold all repositories; or choose with --repository cachectl"
+        "copy to a folder (disk:) or a bucket, or with --by daemon: these hold all repositories; or copy one with --repository cachectl"
     } else {
-        "`cachectl verify` at FROM says what is damaged there; the next export mends it"
+        "`cachectl verify` on FROM shows what is damaged; the next export repairs it"
     };
     Err(CommandError::failed(format!("{what} could not be copied"))
         .hint(hint)
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_daemon_copies_to_and_from_remotes_and_this_process_the_rest() {
-        use Place::{Daemon, Folder, Remote};
+        use Locality::{Daemon, Folder, Remote};
         let here = |from, to| who(from, to, Folder, None).unwrap();
         assert_eq!(here(Daemon, Remote), Who::From);
         assert_eq!(here(Remote, Daemon), Who::To);

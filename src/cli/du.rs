@@ -61,7 +61,7 @@ fn text(report: &du::Report) -> String {
     let _ = write!(text, "\n{} in {}", bytes(report.bytes), blobs(report.blobs));
     // Blobs shared by several names belong to none alone, but are freed when all of them are removed.
     if let Some(own) = report.own_bytes.filter(|_| report.rows.len() > 1) {
-        let _ = write!(text, ", {} if all of these are removed", bytes(own));
+        let _ = write!(text, "; deleting all of these frees {}", bytes(own));
     }
     if let Some(store) = &report.store {
         let _ = write!(

@@ -47,7 +47,7 @@ pub(crate) async fn run(session: &Session, args: &args::Env) -> Result<u8> {
 /// Asks the store for a tag that cannot exist; returns a description of the store if it answers.
 async fn check(session: &Session) -> Result<&'static str> {
     if stores::is_unmade(session.store()?) {
-        return Ok("not there yet: the first export creates it");
+        return Ok("does not exist yet: the first export creates it");
     }
     let budget = session.budget(Some(CHECK));
     let url = session.store()?;
@@ -229,7 +229,7 @@ fn text(session: &Session, args: &args::Env, go: Found<'_>, reached: Option<&str
     match name(session, go) {
         None => line(
             "go caches",
-            "no name: no Go module here, and --name is not set",
+            "no name: this folder is not in a Go module, and --name is not set",
         ),
         Some(_) if config.store.is_none() => {
             line("import go", "nothing: no store is set");

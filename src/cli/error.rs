@@ -132,7 +132,7 @@ impl CommandError {
     pub(crate) fn carrying(mut self, phase: Option<Phase>) -> Self {
         if matches!(phase, Some(Phase::Pack | Phase::Upload | Phase::Restore)) {
             self.hints = vec![one_line(
-                "raise --budget, or lower what is carried with --max-size or --max-age",
+                "raise --budget, or export less with --max-size or --max-age",
             )];
         }
         self
@@ -243,16 +243,16 @@ impl From<ops::Error> for CommandError {
                 error
             }
             ops::Error::Damaged { .. } => Self::failed(e.to_string())
-                .hint("the next export of this cache packs anew what is damaged"),
+                .hint("the next export of this cache packs the damaged entries again"),
             ops::Error::Memory { .. } => Self::failed(e.to_string())
                 .hint("try again later, or read the store without the daemon, with --store"),
             ops::Error::Unreadable { .. } => Self::failed(e.to_string()).hint(
-                "what others pushed under this name may be too much: `export --replace` stores this cache alone",
+                "other exports under this name may have grown too large: `export --replace` stores only this cache",
             ),
             ops::Error::TooManyEntries { .. } => Self::failed(
                 e.to_string(),
             )
-            .hint("export parts of it under names of their own, or leave paths out with --exclude"),
+            .hint("export parts of it under separate names, or leave paths out with --exclude"),
             ops::Error::TooBig { .. } => Self::failed(e.to_string())
                 .hint("raise --max-size, leave paths out with --exclude, or export with --flatten"),
             ops::Error::NothingFits { .. } => Self::failed(e.to_string())
@@ -261,7 +261,7 @@ impl From<ops::Error> for CommandError {
                 Self::failed(e.to_string())
             }
             ops::Error::EmptyFolder { .. } => Self::failed(e.to_string())
-                .hint("to store an empty folder in its place, add --allow-empty"),
+                .hint("to replace the stored folder by an empty one, add --allow-empty"),
             ops::Error::NothingToExport { .. } => {
                 let mut error = Self::failed(e.to_string());
                 error.nothing_there = true;
@@ -269,7 +269,7 @@ impl From<ops::Error> for CommandError {
             }
             ops::Error::Source(source::Error::Fs(ref refused)) if hints::is_not_allowed(refused.kind()) => {
                 Self::failed(e.to_string()).caused_by(&e).hint(
-                    "let this user write there (another user, such as root in an earlier step, made it?), or name another folder",
+                    "give this user write access (it may have been created by another user, such as root in an earlier step), or use another folder",
                 )
             }
             ops::Error::Source(_) | ops::Error::Pack(_) | ops::Error::Local(_) => {

@@ -42,14 +42,14 @@ fn hint_of_a_refusal_fits_who_refused() {
         CommandError::from(e).hints.join(" ")
     };
     for said in [
-        "the report is too long for now: 200 of 256 MB for all calls are in use",
-        "cannot read x: it needs more memory than there is: 200 of 256 MB are in use",
-        "the reports of this caller's other calls were not read yet",
+        "no memory for the report: 200 of 256 MB for all calls are in use",
+        "cannot read x: not enough memory: 200 of 256 MB are in use",
+        "this caller has not read the reports of its other calls yet",
         "too many requests wait for a place (control)",
     ] {
-        assert!(full(said).contains("not about its disk"), "{said}");
+        assert!(full(said).contains("its disk is not full"), "{said}");
     }
-    assert!(full("there is no room left in the daemon's store").contains("cachectl prune"));
+    assert!(full("the daemon's store is full").contains("cachectl prune"));
     // A firewall's refusal is not about credentials.
     let firewall = "… 403 Forbidden; no credentials were sent: the answer did not ask for any";
     let firewall = hints("oci://reg.example/go", firewall);
@@ -63,8 +63,8 @@ fn hint_of_a_refusal_fits_who_refused() {
     );
     assert!(nobody.contains("docker login"), "{nobody}");
     for said in [
-        "the request is for the host `box`, …: add the name to `allowed_hosts` in its settings",
-        "a web page of another site made this request …, which `external_url` names",
+        "the request is for host `box`, …: add the name to `allowed_hosts` in its settings",
+        "a web page of another site sent this request …; behind a proxy, set `external_url` to that site",
         "… came through a proxy …; give clients accounts (`auth.htpasswd` or `auth.tokens`)",
     ] {
         assert_eq!(hints("oci://box:5000/app", said), "", "{said}");
@@ -100,7 +100,7 @@ fn a_spent_budget_says_what_the_store_answered_and_how_to_carry_less_only_where_
     let line = spent().at_the_store(&refused).line();
     assert_eq!(
         line,
-        "gave up resolve after 3s, the time budget: cannot resolve t at oci://r.example/c: Connection refused \
+        "timed out during resolve after 3s, the time budget: cannot resolve t at oci://r.example/c: Connection refused \
          (hint: check the store's URL, and that this machine can reach it)"
     );
     let hints = |phase| spent().carrying(phase).hints.join("");

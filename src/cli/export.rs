@@ -9,7 +9,7 @@ use super::{
     part::Part,
     part::Verb,
     session::Session,
-    sources::{self, Job},
+    sources::{self, NamedSource},
     summary::Summary,
 };
 use crate::{
@@ -36,12 +36,12 @@ pub(crate) async fn run(
 async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
     if args.merge && args.source.source != args::Source::Dir {
         return Err(CommandError::usage(
-            "--merge is for folders: Go caches are always merged",
+            "--merge applies only to folders: Go caches are always merged",
         ));
     }
     if args.merge && args.replace {
         return Err(CommandError::usage(
-            "--merge keeps what is stored and --replace drops it: give one of them",
+            "--merge keeps the stored content and --replace drops it: give only one of them",
         ));
     }
     let mut summary = Summary {
@@ -56,7 +56,7 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
         Ok(jobs) => {
             session.warn_of_doubt();
             if let Some(why) = session.why_not_exported() {
-                let skipped = |j: &Job| Part::nothing(j.kind().name(), &j.name, why);
+                let skipped = |j: &NamedSource| Part::nothing(j.kind().name(), &j.name, why);
                 summary.parts = jobs.iter().map(skipped).collect();
             } else {
                 session.warn_of_local_store();
@@ -72,7 +72,7 @@ async fn collect(session: &Session, args: &args::Export) -> Result<Summary> {
 async fn all(
     session: &Session,
     args: &args::Export,
-    jobs: &[Job],
+    jobs: &[NamedSource],
     budget: Option<Duration>,
     summary: &mut Summary,
 ) -> Result<()> {
@@ -97,7 +97,7 @@ async fn one(
     ctx: &ops::Context,
     session: &Session,
     args: &args::Export,
-    job: &Job,
+    job: &NamedSource,
 ) -> Result<export::Report> {
     job.must_be_there().await?;
     job.must_not_be_own().await?;

@@ -43,7 +43,7 @@ pub(crate) async fn run(session: &Session, args: &args::Flush) -> Result<u8> {
             .print()?;
     } else {
         let text = match &queue {
-            None => "nothing to flush: this daemon sends everything at once".to_owned(),
+            None => "nothing to flush: this daemon has no upload queue (write-through)".to_owned(),
             Some(queue) => waiting(queue),
         };
         session.say(&format!("{text}\n"))?;
@@ -56,12 +56,12 @@ fn not_flushed(last: Option<&v1::Queue>, budget: Duration) -> CommandError {
     let budget = humantime::format_duration(budget);
     let left = last.map_or_else(|| "the daemon did not answer".to_owned(), waiting);
     let error = CommandError::failed(format!(
-        "not everything was sent within {budget} (--budget): {left}"
+        "the queue was not uploaded within {budget} (--budget): {left}"
     ));
     match last {
         None => error.hint("check whether the daemon runs: `cachectl status`"),
         Some(_) => error.hint(
-            "what waits is safe on the daemon's disk, and is sent as soon as the remote store takes it",
+            "the queue is safe on the daemon's disk, and is uploaded once the remote store accepts it",
         ),
     }
 }

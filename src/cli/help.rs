@@ -56,7 +56,7 @@ pub(crate) fn explained(mut e: Error) -> Error {
             let (ours, _) = OTHER_WORDS
                 .iter()
                 .find(|(_, others)| others.contains(&&*word))?;
-            Some(format!("that is `cachectl {ours}`"))
+            Some(format!("use `cachectl {ours}`"))
         }),
         ErrorKind::InvalidValue => said(ContextKind::InvalidArg)
             .filter(|arg| arg == "<SOURCE>")
@@ -84,7 +84,7 @@ fn owners(flag: &str) -> Option<String> {
         .filter(takes)
         .map(|c| format!("`{}`", c.get_name()))
         .collect();
-    (!owners.is_empty()).then(|| format!("{flag} is a flag of {}", owners.join(", ")))
+    (!owners.is_empty()).then(|| format!("{flag} is a flag of {} only only", owners.join(", ")))
 }
 
 #[cfg(test)]
@@ -159,8 +159,8 @@ mod tests {
     #[test]
     fn words_of_other_tools_and_folders_without_dir_get_a_tip() {
         for (line, tip) in [
-            ("cachectl save go", "that is `cachectl export`"),
-            ("cachectl restore", "that is `cachectl import`"),
+            ("cachectl save go", "use `cachectl export`"),
+            ("cachectl restore", "use `cachectl import`"),
             (
                 "cachectl import node_modules --name x",
                 "`dir PATH --name NAME`",

@@ -43,20 +43,20 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         ErrorKind::Unavailable | ErrorKind::Timeout if daemon => {
             let at = e.store.strip_prefix("cachectld").unwrap_or(&e.store);
             let at = at.trim_start_matches([':', '+']);
-            format!("`cachectl status --daemon {at}` says whether the daemon runs, and what it says of its store")
+            format!("`cachectl status --daemon {at}` shows whether the daemon runs, and what it reports about its store")
         }
         // A daemon that refuses for a reason other than missing rights says what to do.
         ErrorKind::Denied if ["`allowed_hosts`", "`external_url`", "`auth.htpasswd`"].iter().any(|s| e.message.contains(s)) => {
             return None;
         }
         ErrorKind::Denied if folder && e.message.contains("Read-only file system") => {
-            "mount it so that it can be written, or name another store with --store; --read-only if the job should only import".to_owned()
+            "mount it read-write, or use another store (--store); use --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied if folder => {
-            "let this user read and write the store's folder (owner and mode of it and of those above it; for several users a common group and mode 2770, before the first export), or name another store with --store; --read-only if the job should only import".to_owned()
+            "give this user read and write access to the store's folder (check owner and mode of it and its parents; for several users: a common group and mode 2770, set before the first export), or use another store (--store); use --read-only if the job should only import".to_owned()
         }
         ErrorKind::Denied if e.message.contains("did not ask for any") => {
-            "a registry asks for credentials before it refuses: see whether a firewall or a proxy stands before it, and whether the URL is right".to_owned()
+            "a registry asks for credentials before it refuses access: check the URL, and whether a firewall or proxy answers instead".to_owned()
         }
         ErrorKind::Denied if e.message.contains("no credentials were sent") => {
             "log in with `docker login`, or set registry.username and registry.password".to_owned()
@@ -69,23 +69,23 @@ pub(super) fn of_store(e: &store::Error) -> Option<String> {
         }
         ErrorKind::NoSuchStore if s3 => "create the bucket, or correct the URL and region".to_owned(),
         ErrorKind::NoSuchStore if folder => {
-            "create it so that this user can write to it, or name another folder with --store".to_owned()
+            "create it with write access for this user, or use another folder (--store)".to_owned()
         }
         ErrorKind::NoSuchStore => "create it, or correct the URL".to_owned(),
         ErrorKind::Throttled => "lower --concurrency".to_owned(),
         ErrorKind::Timeout | ErrorKind::Unavailable if e.unheard => UNHEARD.to_owned(),
-        ErrorKind::Timeout => "raise --stall or --retry-for if the way to the store is slow".to_owned(),
-        ErrorKind::Unavailable => "raise --retry-for if the store is often away for longer".to_owned(),
+        ErrorKind::Timeout => "raise --stall or --retry-for if the connection to the store is slow".to_owned(),
+        ErrorKind::Unavailable => "raise --retry-for if the store is often unreachable for longer".to_owned(),
         // Memory or permits, not its disk: all clients' calls share those.
         ErrorKind::Full if daemon && [" memory", " MB ", "other calls", "a place"].iter().any(|s| e.message.contains(s)) => {
-            "this is not about its disk: try again when other calls to the daemon have ended".to_owned()
+            "its disk is not full: try again when other calls to the daemon have ended".to_owned()
         }
         // The backlog is sent only once the store is back.
         ErrorKind::Full if ["waits", "wait"].iter().any(|w| e.message.contains(&format!("{w} for the remote store"))) => return None,
         ErrorKind::Full if daemon => {
-            "free some room there with `cachectl prune`, or try again later".to_owned()
+            "free some space there with `cachectl prune`, or try again later".to_owned()
         }
-        ErrorKind::Full => "free some room, with `cachectl prune` or --max-size".to_owned(),
+        ErrorKind::Full => "free some space with `cachectl prune`, or export less with --max-size".to_owned(),
         _ => return None,
     })
 }

@@ -10,7 +10,7 @@ use super::{
     part::Part,
     part::Verb,
     session::Session,
-    sources::{self, Job},
+    sources::{self, NamedSource},
     stores,
     summary::Summary,
 };
@@ -68,10 +68,10 @@ fn digest(args: &args::Import) -> Result<Option<Digest>> {
         return Ok(None);
     };
     if args.source.source == args::Source::Go || args.source.paths.len() > 1 {
-        return Err(
-            CommandError::usage("--digest names one snapshot, and this asks for several")
-                .hint("import `gobuild`, `gomod` or one folder at a time"),
-        );
+        return Err(CommandError::usage(
+            "--digest names one snapshot, but several caches were requested",
+        )
+        .hint("import `gobuild`, `gomod` or one folder at a time"));
     }
     let digest = text
         .parse()
@@ -83,7 +83,7 @@ async fn all(
     session: &Session,
     args: &args::Import,
     digest: Option<&Digest>,
-    jobs: &[Job],
+    jobs: &[NamedSource],
     budget: Option<Duration>,
     summary: &mut Summary,
 ) -> Result<()> {
@@ -127,7 +127,7 @@ async fn one(
     session: &Session,
     args: &args::Import,
     digest: Option<&Digest>,
-    job: &Job,
+    job: &NamedSource,
     budget: Option<Duration>,
 ) -> Result<import::Report> {
     session.within(budget, job.must_not_be_own()).await?;

@@ -49,7 +49,7 @@ pub(crate) fn nothing_named(session: &Session, name: &str) -> CommandError {
         "nothing at {} is named `{name}`",
         session.store_shown()
     ))
-    .hint("`cachectl ls` shows what there is")
+    .hint("`cachectl ls` lists all names")
 }
 
 fn text(s: &inspect::Snapshot) -> String {

@@ -19,7 +19,7 @@ pub(crate) fn run(command: Option<&str>) -> Result<()> {
             root.find_subcommand(name)
                 .cloned()
                 .ok_or_else(|| {
-                    CommandError::usage(format!("there is no command `{name}`"))
+                    CommandError::usage(format!("unknown command `{name}`"))
                         .hint(format!("one of: {}", known.join(", ")))
                 })?
                 .display_name(format!("cachectl-{name}"))

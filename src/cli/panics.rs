@@ -45,7 +45,7 @@ pub(super) fn install() {
 
 fn bug(what: &str) -> CommandError {
     CommandError::new(Kind::Bug, what).hint(format!(
-        "please report it with this line, cachectl {} and what was run",
+        "please report it with this line, the version (cachectl {}) and the command that was run",
         env!("CARGO_PKG_VERSION")
     ))
 }

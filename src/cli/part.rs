@@ -36,7 +36,7 @@ impl Verb {
 }
 
 /// The outcome of one snapshot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Part {
     pub(crate) kind: &'static str,
     pub(crate) name: String,
@@ -91,25 +91,8 @@ impl Part {
         Self {
             kind,
             name: name.to_owned(),
-            scope: None,
-            key: None,
-            hit: false,
-            exact: false,
-            by_other_key: false,
-            partial: false,
-            blocked: false,
-            damaged: false,
-            absent: false,
-            digest: None,
-            entries: 0,
-            bytes: 0,
-            entries_moved: 0,
-            moved: Moved::default(),
             miss: Some(why.into()),
-            left_out: Vec::new(),
-            dropped: Dropped::default(),
-            phases: Vec::new(),
-            elapsed: Duration::ZERO,
+            ..Self::default()
         }
     }
 
@@ -121,21 +104,16 @@ impl Part {
             key: Some(r.target.key),
             hit: r.unchanged,
             exact: r.unchanged,
-            by_other_key: false,
-            partial: false,
-            blocked: false,
-            damaged: false,
-            absent: false,
             digest: Some(r.digest),
             entries: r.entries,
             bytes: r.bytes,
             entries_moved: r.entries_packed,
             moved: r.moved,
-            miss: None,
             left_out: r.left_out,
             dropped: r.dropped,
             phases: r.phases,
             elapsed: r.elapsed,
+            ..Self::default()
         }
     }
 
@@ -200,8 +178,8 @@ impl Part {
         if !others.is_empty() && self.blocked {
             lines.push(format!("not restored: {}", named(&others)));
         } else if !others.is_empty() {
-            let things = count(others.len() as u64, "thing", "things");
-            lines.push(format!("{things} left out: {}", named(&others)));
+            let items = count(others.len() as u64, "item", "items");
+            lines.push(format!("{items} left out: {}", named(&others)));
         }
         if !packs.is_empty() {
             let found = count(packs.len() as u64, "damaged pack", "damaged packs");
@@ -243,7 +221,7 @@ impl Part {
         let (kind, name) = (self.kind, &self.name);
         if by_size.0 > of.0 / 2 {
             return Some(format!(
-                "{kind} {name}: {} of {} ({} of {}) left out: more does not fit into max_size ({}), and the least recently used leave first; \
+                "{kind} {name}: {} of {} ({} of {}) left out, the least recently used first, to stay within max_size ({}); \
                  raise --max-size",
                 by_size.0,
                 all(),
@@ -254,8 +232,7 @@ impl Part {
         }
         (by_age.0 > 0 && by_age.0 + by_size.0 == of.0).then(|| {
             format!(
-                "{kind} {name}: nothing is left: none of its {} was used in the last {} (max_age); export after the build that \
-                 uses them, or raise --max-age",
+                "{kind} {name}: everything is left out: none of its {} was used in the last {} (max_age); export after the build that uses them, or raise --max-age",
                 all(),
                 count(max_age_days.into(), "day", "days"),
             )

@@ -100,7 +100,7 @@ impl Reporter {
     }
 
     /// The name used before any phase has begun.
-    pub(crate) const AT_THE_START: &'static str = "at the start";
+    pub(crate) const AT_THE_START: &'static str = "startup";
 
     /// The phase that began last.
     pub(crate) fn last_phase(&self) -> Option<Phase> {

@@ -64,8 +64,8 @@ fn end(report: &prune::Report) -> Result<u8> {
     if report.left_out.is_empty() && !report.sweep_failed {
         return Ok(0);
     }
-    Err(CommandError::failed("not everything could be pruned")
-        .hint("what was said above stays where it is; the next prune tries again")
+    Err(CommandError::failed("prune incomplete")
+        .hint("the items listed above were kept; the next prune tries again")
         .told())
 }
 
@@ -96,7 +96,7 @@ fn text(report: &prune::Report, dry_run: bool) -> String {
     if n > 0 {
         let _ = writeln!(
             text,
-            "{} in {} are too new to be marked: run prune again in a minute",
+            "{} in {} are too new to be marked; run prune again in a minute",
             bytes(b),
             blobs(n)
         );
@@ -106,13 +106,17 @@ fn text(report: &prune::Report, dry_run: bool) -> String {
     if n > 0 {
         let _ = writeln!(
             text,
-            "{} in {} {stay}, since builds that are pushing may need them; a prune in an hour removes what they do not need",
+            "{} in {} {stay}, since running pushes may need them; a prune in an hour deletes those still unused",
             bytes(b),
             blobs(n)
         );
     }
     if let Some(why) = &report.not_swept {
-        let _ = writeln!(text, "blobs were not swept: {}", printable(why));
+        let _ = writeln!(
+            text,
+            "unreferenced blobs were not deleted: {}",
+            printable(why)
+        );
     }
     text
 }

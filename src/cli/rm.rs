@@ -109,7 +109,7 @@ async fn remove(upkeep: &Upkeep<'_>, options: &remove::Options) -> Result<remove
         .await?;
     // A daemon that does not support these filters removes everything, and reports no names: so always do a dry run first.
     if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
-        let why = "the daemon cannot choose by scope, key or kind: it is older than this cachectl; use the same release of both";
+        let why = "the daemon cannot filter by scope, key or kind: it is older than this cachectl; use the same release of both";
         let error = store::Error::new(ErrorKind::Unsupported, "remove", why);
         return Err(error.at(&upkeep.ctx.store.url().to_string(), "").into());
     }
@@ -178,7 +178,7 @@ fn none_of_it(only: &Only, there: &remove::Report, name: &str) -> CommandError {
         exist.push(format!("{} more", there.names.len() - SHOWN));
     }
     CommandError::failed(format!(
-        "no cache named `{name}` has {}; there is {}",
+        "no cache named `{name}` has {}; found: {}",
         asked.join(" and "),
         exist.join(", ")
     ))
@@ -215,7 +215,7 @@ mod tests {
         };
         let said = none_of_it(&only, &there, "example.com/shop").message;
         assert!(
-            said.starts_with("no cache named `example.com/shop` has key `zz`; there is gobuild f/x:example.com/shop (scope default, key k), ")
+            said.starts_with("no cache named `example.com/shop` has key `zz`; found: gobuild f/x:example.com/shop (scope default, key k), ")
                 && said.ends_with(", 2 more"),
             "{said}"
         );

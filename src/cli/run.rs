@@ -115,7 +115,7 @@ fn execute(cli: Cli, flags: Layer) -> std::result::Result<u8, Failure> {
     // Says what an interruption leaves behind.
     let left = match &cli.command {
         Command::Export(_) | Command::Copy(_) => "; nothing half-done was published",
-        Command::Flush(_) => "; the daemon goes on uploading",
+        Command::Flush(_) => "; the daemon continues to upload",
         _ => "",
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -153,7 +153,7 @@ fn prepare(cli: &Cli, flags: Layer) -> Result<Session> {
     let loaded = config::load(&env, &folder, cli.global.config.as_deref(), flags)?;
     let filter = loaded.config.log.as_deref();
     telemetry::init(Verbosity(cli.global.verbose), filter)
-        .map_err(|why| CommandError::usage(format!("`log` is no filter: {why}")))?;
+        .map_err(|why| CommandError::usage(format!("invalid `log` filter: {why}")))?;
     let look = Look::choose(
         cli.global.json,
         cli.global.quiet,

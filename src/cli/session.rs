@@ -286,7 +286,7 @@ impl Session {
             && self.env.is_ci()
         {
             self.reporter.warn(&format!(
-                "the store is this node's disk ({url}) and dies with it; set CACHECTL_STORE to s3://… or oci://…"
+                "the store is on this node's disk ({url}) and is lost with the node; set CACHECTL_STORE to s3://… or oci://…"
             ));
         }
     }
@@ -295,7 +295,7 @@ impl Session {
     pub(crate) fn refuse_if_read_only(&self, what: &str) -> Result<()> {
         if self.config().read_only {
             return Err(CommandError::usage(format!(
-                "{what} writes to the store, and --read-only is set"
+                "{what} writes to the store, but --read-only is set"
             )));
         }
         Ok(())

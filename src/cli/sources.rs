@@ -29,13 +29,13 @@ use crate::{
 
 /// One cache to export or import.
 #[derive(Clone)]
-pub(crate) struct Job {
+pub(crate) struct NamedSource {
     pub(crate) source: Arc<dyn Source>,
     /// Name within its kind.
     pub(crate) name: String,
 }
 
-impl Job {
+impl NamedSource {
     pub(crate) fn kind(&self) -> SourceKind {
         self.source.kind()
     }
@@ -61,9 +61,9 @@ impl Job {
         }
         let shown = self.source.root().display();
         Err(CommandError::usage(format!(
-            "{shown} is a folder of cachectl's own (a store or its state), which is neither exported nor imported"
+            "{shown} belongs to cachectl (a store or its state), and can be neither exported nor imported"
         ))
-        .hint("carry the folder that the tool itself uses; `cachectl copy` copies a store"))
+        .hint("name the folder that your build tool uses; `cachectl copy` copies a store"))
     }
 
     /// A missing folder is not an empty one: exporting it would empty the name.
@@ -77,10 +77,12 @@ impl Job {
         match (is_dir, is_there) {
             (true, _) => Ok(()),
             (false, true) => Err(CommandError::failed(format!(
-                "{shown} is a file, and `dir` carries folders"
+                "{shown} is a file, but `dir` takes folders"
             ))
-            .hint("name the folder that holds it")),
-            (false, false) => Err(CommandError::failed(format!("there is no folder {shown}"))),
+            .hint("give the folder that contains it")),
+            (false, false) => Err(CommandError::failed(format!(
+                "folder {shown} does not exist"
+            ))),
         }
     }
 }
@@ -93,7 +95,7 @@ pub(crate) async fn to_carry(
     session: &Session,
     args: &SourceArgs,
     budget: Option<Duration>,
-) -> Result<Vec<Job>> {
+) -> Result<Vec<NamedSource>> {
     session.store()?;
     session.within(budget, jobs(session, args)).await
 }
@@ -102,19 +104,18 @@ pub(crate) async fn to_carry(
 ///
 /// # Errors
 /// Usage: arguments that contradict each other, no name found. Others: `go` or the caches are unavailable.
-async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
+async fn jobs(session: &Session, args: &SourceArgs) -> Result<Vec<NamedSource>> {
     match args.source {
         args::Source::Dir => folders(session, &args.paths),
         _ => go(session, args).await,
     }
 }
 
-fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
+fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<NamedSource>> {
     let config = session.config();
     let Some(name) = &config.name else {
         return Err(
-            CommandError::usage("a folder needs a name to be stored under")
-                .hint("add --name NAME, or set CACHECTL_NAME"),
+            CommandError::usage("`dir` needs a name").hint("add --name NAME, or set CACHECTL_NAME")
         );
     };
     if paths.is_empty() {
@@ -134,7 +135,7 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
         if !seen.insert(name.clone()) {
             return Err(
                 CommandError::usage(format!("two folders would be stored as `{name}`"))
-                    .hint("carry them one by one, each with a --name of its own"),
+                    .hint("run cachectl for each, with a different --name"),
             );
         }
         for pattern in &config.exclude {
@@ -150,7 +151,7 @@ fn folders(session: &Session, paths: &[PathBuf]) -> Result<Vec<Job>> {
         };
         let source =
             dir::Dir::new(root, &options).map_err(|e| CommandError::usage(e.to_string()))?;
-        jobs.push(Job {
+        jobs.push(NamedSource {
             source: Arc::new(source),
             name,
         });
@@ -209,16 +210,16 @@ fn last_part(path: &Path) -> Result<String> {
     last.and_then(|name| name.into_string().ok())
         .ok_or_else(|| {
             CommandError::usage(format!(
-                "`{}` has no last part that could be a name",
+                "the last part of `{}` is not a valid name",
                 path.display()
             ))
-            .hint("carry it alone, with a --name of its own")
+            .hint("run cachectl for it alone, with a --name")
         })
 }
 
-async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
+async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<NamedSource>> {
     if !args.paths.is_empty() {
-        return Err(CommandError::usage("paths go with `dir`")
+        return Err(CommandError::usage("only `dir` takes paths")
             .hint("Go's folders come from `go env`; set GOCACHE or GOMODCACHE to change them"));
     }
     if ["exclude", "xattrs", "owner"]
@@ -226,7 +227,7 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
         .any(|key| session.loaded.is_flag(key))
     {
         return Err(CommandError::usage(
-            "--exclude, --xattrs and --owner go with `dir`",
+            "--exclude, --xattrs and --owner apply only to `dir`",
         ));
     }
     let go_env = detect(session).await?;
@@ -237,8 +238,8 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
         Some(name) => name.clone(),
         None => modfile::default_name(&go_env).ok_or_else(|| {
             // Not a usage error, which would fail the job: without a module there is nothing to build either.
-            CommandError::failed("there is no Go module here to name the cache after")
-                .hint("run it where go.mod is, or add --name NAME")
+            CommandError::failed("the cache has no name: this folder is not in a Go module")
+                .hint("run it in the folder of go.mod, or add --name NAME")
         })?,
     };
     let sources = match args.source {
@@ -246,7 +247,7 @@ async fn go(session: &Session, args: &SourceArgs) -> Result<Vec<Job>> {
         args::Source::Gomod => vec![go_mod(go_env).await?],
         _ => vec![go_build(&go_env), go_mod(go_env).await?],
     };
-    let job = |source| Job {
+    let job = |source| NamedSource {
         source,
         name: name.clone(),
     };

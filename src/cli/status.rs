@@ -67,10 +67,10 @@ fn text(s: &v1::StatusResponse) -> String {
         line("listens", listener);
     }
     if s.allows_paths {
-        line("paths", "requests may name folders of its machine");
+        line("paths", "requests may name folders on its machine");
     }
     match &s.queue {
-        None => line("queue", "none: everything is sent at once"),
+        None => line("queue", "none (write-through)"),
         Some(queue) => line("queue", &waiting(queue)),
     }
     text
@@ -79,10 +79,10 @@ fn text(s: &v1::StatusResponse) -> String {
 /// `nothing waits`, or the size of the backlog.
 pub(crate) fn waiting(q: &v1::Queue) -> String {
     let mut text = if q.tags == 0 && q.blobs == 0 {
-        "nothing waits".to_owned()
+        "nothing queued".to_owned()
     } else {
         format!(
-            "{} and {} ({}) wait",
+            "{} and {} ({}) queued",
             count(q.tags, "tag", "tags"),
             count(q.blobs, "blob", "blobs"),
             bytes(q.bytes)
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn queue_is_told_in_words() {
-        assert_eq!(waiting(&v1::Queue::default()), "nothing waits");
+        assert_eq!(waiting(&v1::Queue::default()), "nothing queued");
         let queue = v1::Queue {
             tags: 1,
             blobs: 2,
@@ -114,7 +114,7 @@ mod tests {
         };
         assert_eq!(
             waiting(&queue),
-            "1 tag and 2 blobs (3.0 kB) wait, the oldest for 1m 1s; no\u{fffd}route"
+            "1 tag and 2 blobs (3.0 kB) queued, the oldest for 1m 1s; no\u{fffd}route"
         );
     }
 }

@@ -21,7 +21,7 @@ pub(crate) async fn ping(url: &str, options: &Options) -> Result<()> {
 
 /// Where a store is, as far as it decides which process does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Locality {
     /// In a folder of this node.
     Folder,
     /// At a server that any client with credentials can reach.
@@ -31,11 +31,11 @@ pub(crate) enum Place {
 }
 
 /// Where the store at `url` is.
-pub(crate) fn place(url: &str) -> Result<Place> {
+pub(crate) fn place(url: &str) -> Result<Locality> {
     Ok(match url.parse()? {
-        StoreUrl::Disk(_) | StoreUrl::Layout(_) => Place::Folder,
-        StoreUrl::S3(_) | StoreUrl::Registry(_) => Place::Remote,
-        StoreUrl::Daemon(_) => Place::Daemon,
+        StoreUrl::Disk(_) | StoreUrl::Layout(_) => Locality::Folder,
+        StoreUrl::S3(_) | StoreUrl::Registry(_) => Locality::Remote,
+        StoreUrl::Daemon(_) => Locality::Daemon,
     })
 }
 

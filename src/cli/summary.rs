@@ -10,7 +10,7 @@ use super::{
     json::Object,
     output::{bytes, count, seconds},
     part::{Part, Verb},
-    sources::Job,
+    sources::NamedSource,
 };
 use crate::{
     digest::Digest,
@@ -169,7 +169,7 @@ impl Summary {
     }
 
     /// Records a failure with one cache; the others may still succeed.
-    pub(crate) fn trouble(&mut self, e: CommandError, job: &Job) {
+    pub(crate) fn trouble(&mut self, e: CommandError, job: &NamedSource) {
         let mut part = Part::nothing(job.kind().name(), &job.name, e.line());
         part.absent = e.nothing_there;
         self.parts.push(part);
@@ -180,7 +180,7 @@ impl Summary {
     ///
     /// # Errors
     /// Usage errors are not cache problems and are returned.
-    pub(crate) fn store_is_lost(&mut self, e: CommandError, jobs: &[Job]) -> Result<()> {
+    pub(crate) fn store_is_lost(&mut self, e: CommandError, jobs: &[NamedSource]) -> Result<()> {
         if e.is_usage() {
             return Err(e);
         }
@@ -275,11 +275,11 @@ impl Summary {
         }
         if strict && let Some(why) = self.reasons(|p| p.damaged) {
             return Err(CommandError::failed(why)
-                .hint("the next export of this cache packs anew what is damaged"));
+                .hint("the next export of this cache packs the damaged entries again"));
         }
         if strict && let Some(part) = self.parts.iter().find(|p| p.partial) {
             return Err(CommandError::failed(part.lost_line())
-                .hint("the next export of this cache packs anew what is damaged"));
+                .hint("the next export of this cache packs the damaged entries again"));
         }
         if strict && let Some(part) = self.parts.iter().find(|p| p.blocked) {
             return Err(CommandError::failed(part.left_out_line()));

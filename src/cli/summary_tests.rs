@@ -243,8 +243,8 @@ fn what_limits_left_out_is_in_the_line_and_a_warning_where_it_is_most() {
     assert_eq!(
         warnings,
         [
-            "gobuild m: 208 of 212 entries (2.1 MB of 2.1 MB) left out: more does not fit into max_size (100.0 kB), \
-          and the least recently used leave first; raise --max-size"
+            "gobuild m: 208 of 212 entries (2.1 MB of 2.1 MB) left out, the least recently used first, to stay within max_size (100.0 kB); \
+          raise --max-size"
         ]
     );
     let dropped = &json["snapshots"][0]["dropped"];
@@ -260,7 +260,7 @@ fn what_limits_left_out_is_in_the_line_and_a_warning_where_it_is_most() {
     let (_, warnings, _) = exported(212, 0);
     assert!(
         warnings[0].starts_with(
-            "gobuild m: nothing is left: none of its 212 entries was used in the last 7 days"
+            "gobuild m: everything is left out: none of its 212 entries was used in the last 7 days"
         ),
         "{warnings:?}"
     );

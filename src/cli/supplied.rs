@@ -47,7 +47,7 @@ impl Session {
         match self.loaded.unread.iter().find(|file| file.is_there) {
             None => Ok(()),
             Some(file) => Err(CommandError::failed(file.to_string()).hint(
-                "let this user read it, or name the settings file that counts with --config or CACHECTL_CONFIG",
+                "give this user read access, or name the settings file to use with --config or CACHECTL_CONFIG",
             )),
         }
     }
@@ -69,7 +69,7 @@ impl Session {
         }
         e.kind = Kind::Failed;
         e.hint(format!(
-            "{what}: secrets are empty in jobs of forks, and wherever else a job may not know them"
+            "{what}: secrets are empty in jobs of forks, and in other jobs without access to them"
         ))
     }
 
@@ -112,7 +112,7 @@ impl Session {
             ));
         }
         for name in self.env.unfit_proxies() {
-            let why = "is no URL of a proxy and is ignored";
+            let why = "is not a proxy URL and is ignored";
             self.reporter
                 .warn(&format!("environment variable `{name}` {why}"));
         }
@@ -124,7 +124,7 @@ impl Session {
             && !self.quiet
         {
             output::note(&format!(
-                "cachectl: note: registries know lower case only: using repository `{}`\n",
+                "cachectl: note: repository names are lower case: using repository `{}`\n",
                 repository.to_ascii_lowercase()
             ));
         }

@@ -4,7 +4,7 @@ use super::{
     control::Daemon,
     error::{CommandError, Result},
     session::Session,
-    stores::{self, Place},
+    stores::{self, Locality},
 };
 use crate::{
     ops::{self, Context, Reach},
@@ -61,10 +61,10 @@ impl<'s> Upkeep<'s> {
 
 /// The configured daemon, for operations that only a daemon supports.
 pub(crate) async fn daemon(session: &Session, what: &str) -> Result<Daemon> {
-    if stores::place(session.store()?)? != Place::Daemon {
+    if stores::place(session.store()?)? != Locality::Daemon {
         let shown = session.store_shown();
         return Err(CommandError::usage(format!(
-            "{what} is for a daemon, and the store is {shown}"
+            "{what} needs a daemon, but the store is {shown}"
         ))
         .hint("name one with --daemon or CACHECTL_DAEMON"));
     }
@@ -73,7 +73,7 @@ pub(crate) async fn daemon(session: &Session, what: &str) -> Result<Daemon> {
 
 /// A store opened at a daemon's URL has access to its control API; this is the error if it had not.
 pub(crate) fn no_daemon() -> CommandError {
-    CommandError::failed("the store is no daemon")
+    CommandError::failed("the store is not a daemon")
 }
 
 async fn opened(session: &Session) -> Result<Context> {

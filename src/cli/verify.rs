@@ -66,7 +66,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
             count(report.packs, "blob", "blobs"),
             count(report.entries, "entry", "entries"),
             match report.faults.len() {
-                0 => "all is well".to_owned(),
+                0 => "no faults".to_owned(),
                 n => count(n as u64, "fault", "faults"),
             },
             bytes(report.bytes_read),
@@ -77,7 +77,7 @@ pub(crate) async fn run(session: &Session, args: &args::Verify) -> Result<u8> {
     if !report.faults.is_empty() {
         let faults = count(report.faults.len() as u64, "fault", "faults");
         return Err(CommandError::new(Kind::Failed, format!("{faults} found"))
-            .hint("the next export of a damaged name mends it, and so does the next push of a damaged tag; `cachectl rm` takes it away")
+            .hint("the next export of a damaged name repairs it, and so does the next push of a damaged tag; `cachectl rm` deletes it")
             .told());
     }
     match unknown {

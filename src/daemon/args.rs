@@ -62,26 +62,26 @@ Without any setting it keeps everything in $XDG_CACHE_HOME/cachectl and serves c
     --cache-from type=registry,ref=127.0.0.1:5000/app:cache .";
 
 const AFTER: &str = "\
-Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win. docs/cachectld-config.md lists those that have no flag.
+Settings come from cachectld.toml, then CACHECTLD_* variables, then flags; later ones win. docs/cachectld-config.md lists the settings without a flag.
 
 Examples:
   cachectld
   cachectld --store s3://ci-cache/daemon --front /var/cache/cachectld
   cachectld --listen 127.0.0.1:0 --socket none
   cachectld --listen 0.0.0.0:5000 --tls-cert c.pem --tls-key k.pem
-  cachectld --check-config    # all settings; is the store there?
+  cachectld --check-config    # all settings, and the store
   cachectld --man | man -l -
 
 Signals:
-  HUP        read settings, users and certificates again, unless one is invalid
-  TERM, INT  accept no more, finish what is in progress, end; twice: at once
+  HUP        reload settings, users and certificates, unless one is invalid
+  TERM, INT  finish requests in progress, then exit; a second one: exit at once
 
 Exit codes:
-  0         ended as it was told, nothing was left to do
-  1         could not start, or not finish within drain_timeout
-  2         the command line or a setting cannot be
-  70        a bug in cachectld
-  130, 143  ended by a second SIGINT, SIGTERM";
+  0         stopped by a signal, all requests and uploads finished
+  1         could not start, or could not finish within drain_timeout
+  2         invalid command line or setting
+  70        internal error
+  130, 143  terminated by a second SIGINT, SIGTERM";
 
 fn command() -> Command {
     Command::new("cachectld")
@@ -101,28 +101,28 @@ fn command() -> Command {
             Arg::new("check-config")
                 .long("check-config")
                 .action(ArgAction::SetTrue)
-                .help("Check the settings, the files that they name and whether the store can be reached; print the settings, and end"),
+                .help("Check the settings, the files that they name and whether the store is reachable; print the settings, and exit"),
         )
         .arg(
             Arg::new("verbose")
                 .short('v')
                 .long("verbose")
                 .action(ArgAction::SetTrue)
-                .help("Log every setting with its origin at the start"),
+                .help("Log every setting and its origin at startup"),
         )
         .arg(
             Arg::new("completions")
                 .long("completions")
                 .value_name("SHELL")
                 .value_parser(value_parser!(Shell))
-                .help("Print a completion script, and end"),
+                .help("Print a completion script, and exit"),
         )
         .arg(
             Arg::new("man")
                 .long("man")
                 .action(ArgAction::SetTrue)
                 .conflicts_with("completions")
-                .help("Print the manual page, and end"),
+                .help("Print the manual page, and exit"),
         )
         .args(flags::args(&TABLE, |_| true))
 }
@@ -158,7 +158,7 @@ fn explained(mut e: clap::Error) -> clap::Error {
     );
     if e.kind() == ErrorKind::UnknownArgument && is_address {
         e.remove(ContextKind::SuggestedArg);
-        let tip = "the address is `--listen HOST:PORT`".into();
+        let tip = "give the address as `--listen HOST:PORT`".into();
         e.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
     }
     e

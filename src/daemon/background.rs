@@ -5,7 +5,7 @@ use std::{error::Error as StdError, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument as _;
 
-use super::{error::with_causes, live::Live};
+use super::{current_config::CurrentConfig, error::with_causes};
 use crate::{
     metrics::Counter,
     store::{RepoStore, ingest::Uploads},
@@ -58,13 +58,13 @@ async fn run(every: &Every, work: impl Future<Output = Done>) {
         Ok(Ok(0)) => tracing::debug!(elapsed_ms, "Nothing to do"),
         Ok(Ok(count)) => tracing::info!(count, elapsed_ms, "Done"),
         Ok(Err(e)) => tracing::warn!(error = with_causes(&*e), elapsed_ms, "Failed"),
-        Err(_) => tracing::warn!(elapsed_ms, "Given up: it takes too long"),
+        Err(_) => tracing::warn!(elapsed_ms, "Aborted: it took too long"),
     }
 }
 
 /// Removes uploads that received nothing for `upload_ttl`, and counts them.
 pub(super) fn expire_uploads(
-    live: Live,
+    live: CurrentConfig,
     uploads: Arc<Uploads>,
     store: Arc<dyn RepoStore>,
     expired: Counter,

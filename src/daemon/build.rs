@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     error::{Error, Result},
+    observability::Observability,
     scrub,
-    shown::Shown,
     tiers::{self, Tiers},
     tls,
 };
@@ -62,9 +62,9 @@ pub struct Built {
 /// Builds everything that `config` asks for; persistent data is kept in `state`.
 #[allow(
     clippy::too_many_lines,
-    reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
+    reason = "one list of what a daemon opens, in order; split functions would have to pass on a dozen values"
 )]
-pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built> {
+pub async fn build(config: &Config, state: &Path, shown: &Observability) -> Result<Built> {
     let authority = Authority::open(config.auth.clone(), state, exposure(config)).await?;
     let counts = &shown.metrics.admission;
     let authority = Arc::new(authority.counted(counts.passwords.clone()));
@@ -93,10 +93,10 @@ pub async fn build(config: &Config, state: &Path, shown: &Shown) -> Result<Built
         .filter(|_| store.untag().is_some());
     let repositories = writable.cloned().ok_or_else(|| {
         Error::usage(format!(
-            "{} cannot stand behind a daemon: it may not be written to",
+            "a daemon needs a writable store, and {} is not",
             store.url()
         ))
-        .hint("expected a folder that this user may write to (disk:PATH, oci-layout:PATH), a bucket (s3://…) or a registry (oci://…)")
+        .hint("expected a folder writable by this user (disk:PATH, oci-layout:PATH), a bucket (s3://…) or a registry (oci://…)")
     })?;
     let uploads_dir = store.facts().spool_dir.clone();
     let uploads_dir = uploads_dir.unwrap_or_else(|| state.join("uploads"));
@@ -190,7 +190,7 @@ fn count_bytes(uploads: &Arc<Uploads>) {
     let uploads = uploads.clone();
     let counting = async move {
         if let Err(error) = uploads.count_bytes().await {
-            tracing::warn!(%error, "Bytes of unfinished uploads in the bucket are not counted until the next look for old ones");
+            tracing::warn!(%error, "Could not count the bytes of unfinished uploads in the bucket; retrying at the next expiry check");
         }
     };
     task::spawn("count bytes of uploads", counting).detach();

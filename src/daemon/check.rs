@@ -38,14 +38,14 @@ pub(super) fn warn_of_variables(loaded: &Loaded<Config>) {
             key,
             line,
             variable,
-            "An environment variable wins over the settings file"
+            "An environment variable overrides the settings file"
         );
     }
     for name in &loaded.unknown {
         let variable = name.escape_default().to_string();
         tracing::warn!(
             variable,
-            "Environment variable is no setting and is ignored"
+            "Environment variable is not a setting and is ignored"
         );
     }
 }
@@ -74,9 +74,9 @@ pub(super) fn table(loaded: &Loaded<Config>) -> String {
 /// The last lines: whether the store can be reached now, which the settings are not to blame for, and that they are valid.
 pub(super) async fn verdict(config: &Config) -> String {
     let store = match tiers::reach(config).await {
-        Ok(true) => "the store can be reached".to_owned(),
+        Ok(true) => "the store is reachable".to_owned(),
         Ok(false) => "the store's folder does not exist yet; the daemon creates it".to_owned(),
-        Err(e) => format!("the store cannot be reached now: {}", e.message),
+        Err(e) => format!("the store is not reachable now: {}", e.message),
     };
     format!("{store}\nOK: the settings are valid\n")
 }
@@ -102,7 +102,7 @@ fn check_folders(config: &Config) -> Result<()> {
         if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem {
             return Err(Error::failed(format!("cannot use the {what}: {error}")));
         }
-        tracing::warn!(%error, "This user may not use the {what}; the daemon's must");
+        tracing::warn!(%error, "This user cannot write to the {what}; the daemon's user must be able to");
     }
     Ok(())
 }
@@ -123,7 +123,7 @@ pub(super) async fn check(config: &Config) -> Result<()> {
     // A missing key for tokens would be created: do that elsewhere, not in the real folder.
     let kept = config.state_dir.join("token.key");
     let scratch = tempfile::tempdir()
-        .map_err(|e| Error::failed(format!("cannot make a temporary folder: {e}")))?;
+        .map_err(|e| Error::failed(format!("cannot create a temporary folder: {e}")))?;
     let state: &Path = if kept.exists() {
         &config.state_dir
     } else {

@@ -84,8 +84,8 @@ pub(super) async fn drain(
         };
         let queue = "remote store";
         match left.queued {
-            0 => tracing::info!(queue, "Queue drained"),
-            left => tracing::info!(queue, left, "Queue not drained"),
+            0 => tracing::info!(queue, "Upload queue drained"),
+            left => tracing::info!(queue, left, "Upload queue not drained"),
         }
     }
     left

@@ -131,7 +131,7 @@ impl From<store::Error> for Error {
         match e.kind {
             ErrorKind::Invalid | ErrorKind::Unsupported => Self::usage(message),
             ErrorKind::Timeout if e.op == "open" => Self::failed(message).hint(
-                "another process holds the store's lock, such as `cachectl prune`: wait for it",
+                "another process, such as `cachectl prune`, holds the store's lock: wait for it to end",
             ),
             _ => Self::failed(message),
         }

@@ -58,7 +58,7 @@ enum At {
 
 /// A connection sent too many frames that transfer nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("the client sends too many HTTP/2 frames that move nothing")]
+#[error("the client sends too many HTTP/2 frames without data")]
 struct TooMany;
 
 impl Default for Frames {

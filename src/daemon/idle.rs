@@ -66,7 +66,7 @@ impl Open {
             if let Some((caller, connection)) = found {
                 tracing::debug!(
                     ?caller,
-                    "Idle connection is closed: others wait for its place"
+                    "Idle connection closed: other connections wait for a slot"
                 );
                 connection.hang_up();
             }

@@ -7,6 +7,7 @@ use axum::{
     http::{Request, Response, StatusCode, header},
 };
 use futures_util::future::{self, Either};
+use http_body_util::BodyExt as _;
 use hyper_util::{
     rt::TokioIo,
     server::graceful::{GracefulShutdown, Watcher},
@@ -19,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    arrivals::Arrivals, held::Held, idle::Open, linger::Linger, protocol::protocol,
+    arrivals::Arrivals, drained_body::DrainOnDrop, idle::Open, protocol::protocol,
     socket::Listener, tls, writes::Watched,
 };
 use crate::{
@@ -76,7 +77,7 @@ pub async fn serve(listener: Listener, service: Service) {
             Err(error) => {
                 service.counts.failed.inc();
                 // Usually out of file descriptors: others must be closed first.
-                tracing::warn!(%error, "Connection not accepted");
+                tracing::warn!(%error, "Could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -181,7 +182,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
                 Ok(tls) => (Box::new(tls.stream), peer.over_tls(tls.client_name)),
                 Err(error) => {
                     service.counts.failed.inc();
-                    tracing::debug!(%error, "Handshake failed");
+                    tracing::debug!(%error, "TLS handshake failed");
                     return;
                 }
             }
@@ -208,13 +209,13 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             let asks_first = request.headers().contains_key(header::EXPECT);
             let mut request = request.map(|body| match Body::new(body) {
                 body if asks_first => body,
-                body => Body::new(Linger::new(body)),
+                body => Body::new(DrainOnDrop::new(body)),
             });
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(known.clone());
             let answer = gateway.handle(request).await;
             let response = admission.answer(answer, (key, known));
-            Ok::<_, Infallible>(response.map(|body| Body::new(Held::new(body, running))))
+            Ok::<_, Infallible>(response.map(|body| holding(body, running)))
         })
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
@@ -225,9 +226,17 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             }
         }
         () = of_requests.ends() => {
-            tracing::debug!("Connection is closed: its client does not read, or others wait for its place");
+            tracing::debug!("Connection closed: its client does not read, or other connections wait for a slot");
         }
     }
+}
+
+/// The body, which holds a value until its last byte is sent, or the client has disconnected.
+fn holding(body: Body, value: impl Send + 'static) -> Body {
+    Body::new(body.map_err(move |error| {
+        let _held = &value;
+        error
+    }))
 }
 
 /// The answer to a request that is refused unseen.

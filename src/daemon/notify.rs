@@ -76,7 +76,7 @@ impl Notify {
             socket.send_to_addr(text.as_bytes(), to)
         });
         if let Err(error) = sent {
-            tracing::warn!(%error, "The service manager does not hear us");
+            tracing::warn!(%error, "Could not notify the service manager");
         }
     }
 }

@@ -42,7 +42,7 @@ impl Origins {
     pub(super) fn load(&self) -> Result<Loaded<Config>> {
         let loaded = config::daemon::load(&self.env, self.file.as_deref(), self.flags.clone())?;
         logs::check(&loaded.config.log).map_err(|why| {
-            Error::usage(format!("`log` is no filter: {why}"))
+            Error::usage(format!("invalid `log` filter: {why}"))
                 .hint("expected a level such as info, or target=level,…")
         })?;
         Ok(loaded)
@@ -77,7 +77,11 @@ impl Reloader {
                 self.counts.done.inc();
                 for change in changes.iter().filter(|c| !c.live) {
                     let origin = change.origin.to_string();
-                    tracing::warn!(key = change.key, origin, "Setting needs a restart");
+                    tracing::warn!(
+                        key = change.key,
+                        origin,
+                        "Changed setting takes effect after a restart"
+                    );
                 }
                 let changed: Vec<_> = changes.iter().filter(|c| c.live).map(|c| c.key).collect();
                 tracing::info!(changed = changed.join(" "), "Reloaded");
@@ -88,7 +92,7 @@ impl Reloader {
                 tracing::error!(
                     error = e.message,
                     hint,
-                    "Not reloaded: everything stays as it was"
+                    "Reload failed; keeping the previous configuration"
                 );
             }
         }
@@ -108,11 +112,11 @@ impl Reloader {
             && let Err(error) = tls.reload().await
         {
             // It was valid a moment ago: the files are just being written, and another reload will be requested.
-            tracing::error!(%error, "Certificates not reloaded");
+            tracing::error!(%error, "Could not reload certificates");
         }
         // It was checked when it was read.
         if let Err(error) = self.logs.set(&new.config.log) {
-            tracing::error!(error, "Log filter not changed");
+            tracing::error!(error, "Could not change the log filter");
         }
         let connections = limit::connections(new.config.max_connections, self.open_files);
         self.connections.resize(connections);

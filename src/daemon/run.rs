@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
             .map_or_else(String::new, |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("panic");
         let error = Error::new(Kind::Bug, format!("{what}{place}"))
-            .hint("please report it with this line and what led to it");
+            .hint("please report it with this line and what happened before");
         // To the log, and before it exists to standard error. A request that panicked gets no answer; the others continue.
         tracing::error!(error = error.message, "Bug");
         stderr::write(error.render().as_bytes());
@@ -136,7 +136,7 @@ fn execute(args: Args, began: Instant) -> Result<u8> {
             tracing::error!(
                 error = message,
                 hint = hint.unwrap_or_default(),
-                "Not started"
+                "Startup failed"
             );
             Ok(kind.code())
         }

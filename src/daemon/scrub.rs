@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{background::Every, live::Live};
+use super::{background::Every, current_config::CurrentConfig};
 use crate::{
     daemon::background,
     metrics::Metrics,
@@ -17,7 +17,7 @@ use crate::{
 const EVERY: Duration = Duration::from_mins(10);
 
 /// Runs rounds as long as the task lives.
-pub(super) fn start(live: Live, scrubber: Scrubber) -> Task<()> {
+pub(super) fn start(live: CurrentConfig, scrubber: Scrubber) -> Task<()> {
     let every = Every {
         name: "scrub",
         period: Box::new(|| EVERY),

@@ -13,18 +13,17 @@ use super::{
     background,
     build::{self, Built},
     check,
+    current_config::CurrentConfig,
     drain::{self, Asked, Left, Signals},
     error::{Error, Result},
     idle::Open,
     limit,
     listen::{self, Service},
-    live::Live,
-    marks,
     notify::Notify,
-    protocol,
+    observability::Observability,
+    protocol, prune_marks,
     reload::{Origins, Reloader},
     scrub,
-    shown::Shown,
     socket::Listener,
     state::StateDir,
 };
@@ -72,7 +71,7 @@ struct Running {
     probes: Vec<Task<()>>,
     /// Never used: they end with their tasks.
     _stop_probes: watch::Sender<bool>,
-    shown: Shown,
+    shown: Observability,
     exporter: Option<Exporter>,
     connections: Pool,
     built: Built,
@@ -84,8 +83,8 @@ struct Running {
 
 /// Runs until a signal requests the end.
 pub(super) async fn run(start: Start) -> Result<End> {
-    let mut signals =
-        Signals::listen().map_err(|e| Error::failed(format!("cannot listen to signals: {e}")))?;
+    let mut signals = Signals::listen()
+        .map_err(|e| Error::failed(format!("cannot install signal handlers: {e}")))?;
     let notify = Notify::from_env(&start.origins.env);
     let (mut reloader, running) = tokio::select! {
         started = open(start, &notify) => started?,
@@ -116,7 +115,7 @@ pub(super) async fn run(start: Start) -> Result<End> {
 /// Opens everything, reports readiness, and serves.
 #[allow(
     clippy::too_many_lines,
-    reason = "one list of what a daemon opens, in order: parts of it would hand a dozen values on"
+    reason = "one list of what a daemon opens, in order; split functions would have to pass on a dozen values"
 )]
 async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let Start {
@@ -131,7 +130,7 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     let open_files = crate::fs::raise_open_files(u64::MAX);
     let state_dir = loaded.config.state_dir.clone();
     let state = task::blocking(move || StateDir::claim(&state_dir)).await?;
-    let shown = Shown::new();
+    let shown = Observability::new();
     let built = build::build(&loaded.config, state.path(), &shown).await?;
     if let Some(exporter) = &mut exporter {
         let numbers = built.numbers.clone();
@@ -141,8 +140,8 @@ async fn open(start: Start, notify: &Notify) -> Result<(Reloader, Running)> {
     built
         .control
         .announce(doors.iter().map(Listener::url).collect());
-    let marks = marks::keep_known(built.store.clone()).await;
-    let (sender, live) = Live::new(loaded.config.clone());
+    let marks = prune_marks::keep_reading(built.store.clone()).await;
+    let (sender, live) = CurrentConfig::new(loaded.config.clone());
     let (stop, stopped) = watch::channel(false);
     // Tasks that show the shutdown must not end before it.
     let (stop_probes, lasting) = watch::channel(false);
@@ -306,7 +305,7 @@ async fn close(running: Running, limit: Duration) -> Left {
     if let Some(scrubber) = &running.built.store.facts().scrubber
         && let Err(error) = scrubber.save().await
     {
-        tracing::warn!(%error, "Blobs will be hashed again at the next start");
+        tracing::warn!(%error, "Could not save which blobs are hashed; they will be hashed again after the next start");
     }
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     if let Some(exporter) = running.exporter {
@@ -328,7 +327,7 @@ async fn close(running: Running, limit: Duration) -> Left {
                 queued,
                 elapsed_ms,
                 error = remote.why,
-                "Ended with writes in the queue, since the remote store is unreachable; they are safe on disk, and sent after the next start"
+                "Stopped with queued writes, since the remote store is unreachable; they are safe on disk, and uploaded after the next start"
             );
             return left;
         }
@@ -336,7 +335,7 @@ async fn close(running: Running, limit: Duration) -> Left {
             connections,
             queued,
             elapsed_ms,
-            "Ended before everything was done: raise drain_timeout if that happens often"
+            "Stopped before everything was finished: raise drain_timeout if this happens often"
         );
     }
     left

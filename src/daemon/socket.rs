@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::{
     error::{Error, Result, with_causes},
-    who,
+    port_owner,
 };
 use crate::{
     config::daemon::{Group, Socket, address::Address},
@@ -43,7 +43,7 @@ impl Drop for SocketFile {
         let ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode));
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(%error, path = %self.path.display(), "Socket not removed");
+            tracing::warn!(%error, path = %self.path.display(), "Could not remove the socket");
         }
     }
 }
@@ -65,23 +65,26 @@ impl Listener {
         let port = addr.port();
         Err(match refused.kind() {
             io::ErrorKind::AddrInUse => {
-                let other = task::blocking(move || who::listens_on(addr)).await;
+                let other = task::blocking(move || port_owner::listener_on(addr)).await;
                 let hint = match &other {
                     Some(_) => format!(
-                        "end that one, or listen on another port: --listen {}:0 takes any",
+                        "stop that program, or listen on another port: --listen {}:0 chooses a free one",
                         addr.ip()
                     ),
                     None => format!(
-                        "`ss -ltnp 'sport = :{port}'`, as root, says which program that is; or listen on another port with --listen"
+                        "`ss -ltnp 'sport = :{port}'`, run as root, shows which program that is; or listen on another port with --listen"
                     ),
                 };
                 let other = other.unwrap_or_else(|| "another program".to_owned());
-                Error::failed(format!("cannot listen on {addr}: {other} listens there")).hint(hint)
+                Error::failed(format!(
+                    "cannot listen on {addr}: {other} already listens on it"
+                ))
+                .hint(hint)
             }
             io::ErrorKind::PermissionDenied => Error::failed(format!(
                 "cannot listen on {addr}: {refused}"
             ))
-            .hint("ports below 1024 are root's; take a higher one, or give CAP_NET_BIND_SERVICE"),
+            .hint("ports below 1024 need root: use a higher one, or grant CAP_NET_BIND_SERVICE"),
             _ => Error::failed(format!("cannot listen on {addr}: {refused}")),
         })
     }
@@ -99,7 +102,7 @@ impl Listener {
                 .hint("set another path with --socket, or --socket none")
         };
         match tokio::net::UnixStream::connect(path).await {
-            Ok(_) => return Err(cannot("another program answers there")),
+            Ok(_) => return Err(cannot("another program listens on it")),
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(cannot(&e.to_string()));
             }
@@ -138,11 +141,11 @@ fn bind(
     socket: &Socket,
 ) -> std::result::Result<(std::os::unix::net::UnixListener, SocketFile), String> {
     let path = std::path::absolute(&socket.path).map_err(|e| e.to_string())?;
-    let parent = path.parent().ok_or("it is no path of a file")?;
+    let parent = path.parent().ok_or("it is not a file path")?;
     fs::make_dirs(parent).map_err(|e| with_causes(&e))?;
     match std::fs::symlink_metadata(&path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Err("something else than a socket is there".to_owned());
+            return Err("the path exists and is not a socket".to_owned());
         }
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.to_string()),
         _ => {}
@@ -180,7 +183,7 @@ pub(super) fn group_id(group: &Group) -> std::result::Result<u32, String> {
     let table = std::fs::read_to_string(Path::new(GROUPS))
         .map_err(|e| format!("cannot look up the group `{name}` in {GROUPS}: {e}"))?;
     id_in(&table, name)
-        .ok_or_else(|| format!("there is no group `{name}` in {GROUPS}; a number does too"))
+        .ok_or_else(|| format!("no group `{name}` in {GROUPS}; a number is accepted too"))
 }
 
 /// The number of `name` in a table in the format of `/etc/group` (group(5)).

@@ -32,7 +32,7 @@ impl StateDir {
                 "cannot use the state folder {}: {why}",
                 path.display()
             ))
-            .hint("set CACHECTLD_STATE_DIR or --state to a folder that this user may write to")
+            .hint("set CACHECTLD_STATE_DIR or --state to a folder writable by this user")
         };
         let path =
             &std::path::absolute(path).map_err(|e| unusable(fs::Error::new("find", path, e)))?;
@@ -40,7 +40,7 @@ impl StateDir {
             .recursive(true)
             .mode(0o700)
             .create(path)
-            .map_err(|e| unusable(fs::Error::new("make folder", path, e)))?;
+            .map_err(|e| unusable(fs::Error::new("create folder", path, e)))?;
         check_mode(path)?;
         let lock = Lock::try_now(&path.join(LOCK), LockMode::Exclusive).map_err(unusable)?;
         let pid = path.join(PID);
@@ -52,13 +52,13 @@ impl StateDir {
                 "another cachectld{other} uses the state folder {}",
                 path.display()
             ))
-            .hint("end that one, or give this one a folder of its own with --state"));
+            .hint("stop that one, or use another folder with --state"));
         };
         fs::make_own_dirs(path).map_err(unusable)?;
         let own = format!("{}\n", std::process::id());
         if let Err(error) = fs::write_atomic(&pid, own.as_bytes(), Durability::Rename) {
             // The disk may be full: a running daemon is what frees it.
-            tracing::warn!(%error, "Cannot note the process id, which only a second daemon asks for");
+            tracing::warn!(%error, "Could not write the process id file (only used in the error message of a second daemon)");
         }
         Ok(Self {
             path: path.clone(),
@@ -80,7 +80,7 @@ fn check_mode(path: &Path) -> Result<()> {
         return Ok(());
     }
     Err(Error::failed(format!(
-        "every user of this machine can write to the state folder {} (mode {mode:o}), which holds the key of tokens",
+        "the state folder {} is world-writable (mode {mode:o}), but contains the key that signs tokens",
         path.display()
     ))
     .hint(format!(

@@ -97,18 +97,19 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
         StoreUrl::Disk(_) | StoreUrl::Layout(_) | StoreUrl::S3(_) | StoreUrl::Registry(_) => {}
         StoreUrl::Daemon(_) => {
             return Err(Error::usage(format!(
-                "{url} cannot stand behind a daemon: it is one itself, and keeps its records to itself ({})",
+                "the store {url} is a daemon, which another daemon cannot use as its store ({})",
                 config.store.1
             ))
-            .hint("expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
+            .hint(
+                "expected disk:PATH, oci-layout:PATH, s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
+            ));
         }
     }
     if config.front.is_some() && matches!(url, StoreUrl::Disk(_) | StoreUrl::Layout(_)) {
-        return Err(
-            Error::usage(format!("a folder in front of {url} gains nothing")).hint(
-                "leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY",
-            ),
-        );
+        return Err(Error::usage(format!(
+            "`front` is useless with {url}, which is a folder itself"
+        ))
+        .hint("leave out `front`, or set `store` to s3://BUCKET/PREFIX or oci://HOST/REPOSITORY"));
     }
     Ok(url)
 }
@@ -116,7 +117,7 @@ pub(super) fn store_url(config: &Config) -> Result<StoreUrl> {
 /// The size limit of a local cache directory, with a warning if its file system is too small for it.
 async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
     let looked = task::blocking(move || fs::Dir::open(front)?.total_bytes()).await;
-    let total = looked.map_err(|e| Error::from(store::Error::io("look for room", e)))?;
+    let total = looked.map_err(|e| Error::from(store::Error::io("check free space", e)))?;
     // Some file systems do not report it.
     if total == 0 {
         return Ok(room);
@@ -127,7 +128,7 @@ async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
             front_max_size = room.max_bytes,
             total,
             left_free = there.min_free_bytes,
-            "`front_max_size` is more than its file system has, so blobs leave it earlier"
+            "`front_max_size` exceeds the size of its file system, so blobs are evicted earlier"
         );
     }
     Ok(there)

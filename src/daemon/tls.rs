@@ -95,7 +95,7 @@ impl Acceptor {
         let Tls {
             cert, client_ca, ..
         } = &self.config;
-        info!(certificate = %cert.display(), client_certificates = client_ca.is_some(), "TLS is set up");
+        info!(certificate = %cert.display(), client_certificates = client_ca.is_some(), "TLS configured");
     }
 
     /// The earliest expiry of the certificates in the chain, in seconds since 1970; 0 if unknown.
@@ -143,7 +143,7 @@ fn build(config: &Tls) -> Result<(ServerConfig, i64)> {
     let key = PrivateKeyDer::from_pem_slice(&read(&config.key)?).map_err(|_| {
         // Without the error's own text: it may quote the file.
         Error(format!(
-            "`{}` holds no private key (expected PEM, `-----BEGIN PRIVATE KEY-----`)",
+            "`{}` contains no private key (expected PEM, `-----BEGIN PRIVATE KEY-----`)",
             config.key.display()
         ))
     })?;
@@ -172,7 +172,7 @@ fn client_verifier(
 ) -> Result<Option<Arc<dyn ClientCertVerifier>>> {
     let Some(path) = &config.client_ca else {
         return if config.client_must {
-            let why = "client certificates are required, but `client_ca` does not say whose";
+            let why = "client certificates are required, but `client_ca` is not set";
             Err(Error(why.to_owned()))
         } else {
             Ok(None)
@@ -199,7 +199,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
         .map_err(|_| wrong("is not PEM"))?;
     if found.is_empty() {
         return Err(wrong(
-            "holds no certificate (expected PEM, `-----BEGIN CERTIFICATE-----`)",
+            "contains no certificate (expected PEM, `-----BEGIN CERTIFICATE-----`)",
         ));
     }
     Ok(found)

@@ -21,7 +21,7 @@ mod waiting;
 use super::Key;
 use crate::metrics::Admitted;
 use state::{Caller, Grants, State, Waiter};
-use waiting::{Asked, Waiting};
+use waiting::{Asked, QueuedWaiter};
 
 /// Longest time that a request waits for a slot before it is refused: registry clients fail a build after a few quick errors, but
 /// never while they wait.
@@ -250,7 +250,7 @@ impl Pool {
         let grants = self.0.grant(&mut state);
         drop(state);
         send(grants);
-        Asked::Queued(Waiting {
+        Asked::Queued(QueuedWaiter {
             shared: self.0.clone(),
             key,
             ticket,

@@ -81,7 +81,7 @@ impl Dir {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, ".", flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(fd.into()),
-            Err(e) => Err(Error::new("create a nameless file in", &self.path, e)),
+            Err(e) => Err(Error::new("create an unnamed file in", &self.path, e)),
         }
     }
 
@@ -161,7 +161,7 @@ impl Dir {
         let mut moved = false;
         let children = self.list()?;
         if children.iter().any(|child| *child.name == *OWN_MARK) {
-            return Err(busy(&self.path, "it is a folder of cachectl's own"));
+            return Err(busy(&self.path, "it belongs to cachectl"));
         }
         for child in children {
             let Some(stat) = self.stat(&child.name)? else {

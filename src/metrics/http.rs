@@ -186,27 +186,27 @@ impl Default for Http {
 impl Http {
     pub(super) fn register(r: &mut Registry) -> Self {
         let http = Self::default();
-        let help = "Requests that have ended";
+        let help = "Completed requests";
         r.register("requests", help, http.requests.clone());
         r.register(
             "request_duration_seconds",
-            "Time from a request's head to the last byte of its answer, of those that were answered (ok, miss)",
+            "Time from the head of a request to the last byte of its response, for answered requests (ok, miss)",
             http.duration.clone(),
         );
-        let help = "Bytes of requests' bodies";
+        let help = "Bytes of request bodies";
         r.register("request_bytes", help, http.bytes_in.clone());
-        let help = "Bytes of answers' bodies";
+        let help = "Bytes of response bodies";
         r.register("response_bytes", help, http.bytes_out.clone());
         r.register(
             "lookups",
-            "Blobs and manifests that were read or checked for, by whether they were there",
+            "Lookups of blobs and manifests, by whether they exist",
             http.lookups.clone(),
         );
-        let help = "Requests that have not ended";
+        let help = "Requests in progress";
         r.register("requests_in_flight", help, http.in_flight.clone());
         r.register(
             "dedup_blobs",
-            "Blobs that need not be sent or stored since they were there",
+            "Blobs that were not sent or stored because they already existed",
             http.saved.clone(),
         );
         let help = "Bytes of those blobs";

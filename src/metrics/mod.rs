@@ -22,7 +22,7 @@ pub mod http;
 mod process;
 mod text;
 
-pub use admission::{Admission, Admitted, Waiting};
+pub use admission::{Admission, Admitted, LaneMetrics};
 pub use groups::{Connections, Counting, Disk, Moment, Phase, Queue, Reloads, Tls, Uploads};
 
 /// Prefix of our metrics' names.
@@ -93,7 +93,7 @@ impl Metrics {
         if prometheus_client::encoding::text::encode_registry(&mut open, &self.registry.lock())
             .is_err()
         {
-            tracing::warn!("A metric could not be written");
+            tracing::warn!("Could not write a metric");
         }
         text::classic(&open)
     }
@@ -114,7 +114,11 @@ fn build_info(registry: &mut Registry) {
             ("revision", revision),
         ])
         .set(1);
-    registry.register("build_info", "Always 1; says what was built", built);
+    registry.register(
+        "build_info",
+        "Always 1; the labels describe the build",
+        built,
+    );
 }
 
 #[cfg(test)]

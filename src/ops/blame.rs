@@ -48,7 +48,7 @@ pub(super) async fn blame(
                     break;
                 }
                 Err(e) => {
-                    tracing::debug!(error = %e, "Not looked for the pack to blame");
+                    tracing::debug!(error = %e, "Could not determine which pack is damaged");
                     return found;
                 }
             }
@@ -57,7 +57,7 @@ pub(super) async fn blame(
         match wrong {
             Some((pack, why)) => found.push((pack, told(&why))),
             None if hasher.finish() != e.content => {
-                let why = format!("the content of `{}` is another", e.entry.path);
+                let why = format!("the content of `{}` differs", e.entry.path);
                 found.push((lists, told(&why)));
             }
             // It had wrong content once. Other such files are not checked: each may be as long as a pack.

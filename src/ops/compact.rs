@@ -295,7 +295,7 @@ async fn fetch_remote(
     let temp = tempfile::Builder::new()
         .prefix("merge-")
         .tempdir_in(&temp_dir)
-        .map_err(|e| fs::Error::new("make a folder in", &temp_dir, e))?;
+        .map_err(|e| fs::Error::new("create a folder in", &temp_dir, e))?;
     let wanted: Vec<Wanted> = choice
         .remote
         .iter()

@@ -15,9 +15,9 @@ use serde::Serialize;
 use super::{
     Context, Error, LeftOut, Moved, Result, dated,
     head::{self, Contained},
-    names::{self, Foreign, Found, Group, Named, Word},
+    names::{self, Foreign, Found, Group, NameInRepo, Word},
     publish::{self, Limits, Publication},
-    reach::{self, Place},
+    reach::{self, RepoContext},
     rules,
 };
 use crate::{
@@ -63,16 +63,16 @@ pub async fn run(from: &Context, to: &Context, name: Option<&str>) -> Result<Rep
 }
 
 /// Copies the content of one repository.
-struct Job<'a> {
-    place: &'a Place,
+struct RepoCopier<'a> {
+    place: &'a RepoContext,
     from: &'a Context,
     to: &'a Context,
     transfer: transfer::Options,
     report: Report,
 }
 
-impl<'a> Job<'a> {
-    fn new(place: &'a Place, to: &'a Context, report: Report) -> Self {
+impl<'a> RepoCopier<'a> {
+    fn new(place: &'a RepoContext, to: &'a Context, report: Report) -> Self {
         let from = &place.ctx;
         Self {
             place,
@@ -105,7 +105,7 @@ async fn copy(from: &Context, to: &Context, name: Option<&str>) -> Result<Report
                 no_room(to, names, &mut report);
                 continue;
             };
-            let mut job = Job::new(place, &target, report);
+            let mut job = RepoCopier::new(place, &target, report);
             for name in names {
                 job.group(&name.group).await?;
             }
@@ -122,7 +122,7 @@ async fn by_digest(from: &Context, to: &Context, digest: Digest) -> Result<Repor
     let places = reach::places(from).await?;
     for place in &places {
         if let Some(target) = reach::counterpart(to, place) {
-            let mut job = Job::new(place, &target, report);
+            let mut job = RepoCopier::new(place, &target, report);
             job.tagged(digest).await?;
             report = job.report;
         }
@@ -132,7 +132,7 @@ async fn by_digest(from: &Context, to: &Context, digest: Digest) -> Result<Repor
     }
     for place in &places {
         if let Some(target) = reach::counterpart(to, place) {
-            let mut job = Job::new(place, &target, report);
+            let mut job = RepoCopier::new(place, &target, report);
             job.untagged(digest).await?;
             report = job.report;
         }
@@ -144,13 +144,13 @@ async fn by_digest(from: &Context, to: &Context, digest: Digest) -> Result<Repor
 }
 
 /// Warns that the target cannot hold these repositories.
-fn no_room(to: &Context, names: &[Named], report: &mut Report) {
+fn no_room(to: &Context, names: &[NameInRepo], report: &mut Report) {
     let repository = names[0].place.repository();
     let left = LeftOut {
         what: format!("repository {repository}"),
         why: match &to.store.facts().control {
             Some(_) => format!(
-                "through the door of {} only `cachectl` is written; let a daemon copy that opens its store itself",
+                "through the registry API of {}, only repository `cachectl` can be written; run the copy in that daemon (--by daemon)",
                 to.store.url()
             ),
             None => format!("{} holds one repository only", to.store.url()),
@@ -161,7 +161,7 @@ fn no_room(to: &Context, names: &[Named], report: &mut Report) {
     report.left_out.push(left);
 }
 
-impl Job<'_> {
+impl RepoCopier<'_> {
     /// Copies the tags that point at `digest`.
     async fn tagged(&mut self, digest: Digest) -> Result<()> {
         for tag in self.from.store.tags("").await? {
@@ -243,7 +243,7 @@ impl Job<'_> {
             }
             let now = self.to.store.clock().await?;
             if Contained::by(&head, now).has(side) {
-                let why = "the target's snapshot is so much newer that nobody would look at it";
+                let why = "the target's snapshot is so much newer that readers would ignore it";
                 self.leave_out(format!("tag {}", self.shown(side)), why.to_owned());
                 return Ok(());
             }
@@ -315,7 +315,7 @@ impl Job<'_> {
             (Found::Ours(_), None) => {
                 self.leave_out(
                     format!("tag {shown}"),
-                    "the target has a cache under this tag".to_owned(),
+                    "the target already has a cache under this tag".to_owned(),
                 );
                 Ok(())
             }
@@ -360,7 +360,8 @@ impl Job<'_> {
         only_replacements_of(&mut mine, there.as_ref());
         if let Some(there) = there {
             if is_replaced(&mine, &there, rules) {
-                let why = "the name was replaced in the target by `export --replace` since";
+                let why =
+                    "the name was replaced in the target by `export --replace` after this export";
                 self.leave_out(format!("tag {shown}"), why.to_owned());
                 return Ok(());
             }
@@ -431,7 +432,7 @@ impl Job<'_> {
             Ok(copied) => {
                 self.add(copied.report);
                 for digest in copied.unknown {
-                    let why = "its type is not understood, and it mentions digests that are not those of descriptors: copied without these";
+                    let why = "its type is unknown, and it contains digests outside of descriptors: copied without the blobs of these digests";
                     self.leave_out(format!("manifest {digest}"), why.to_owned());
                 }
                 if copied.published == Published::Done {

@@ -21,7 +21,7 @@ pub(super) async fn known(ctx: &Context) -> HashSet<Digest> {
     let (store, today) = (ctx.store.url().to_string(), Time::now().day());
     task::blocking(move || {
         let text = fs::read_if_there(&file, MAX_BYTES).unwrap_or_else(|e| {
-            tracing::debug!(error = %e, "List of damaged packs not read");
+            tracing::debug!(error = %e, "Could not read the list of damaged packs");
             None
         });
         let text = String::from_utf8(text.unwrap_or_default()).unwrap_or_default();
@@ -59,7 +59,7 @@ pub(super) async fn note(ctx: &Context, damaged: &[(Digest, String)]) {
             file.write_all(lines.as_bytes())
         };
         if let Err(e) = write() {
-            tracing::warn!(error = %e, "Damage not noted: the next export here cannot heal it");
+            tracing::warn!(error = %e, "Could not record the damage: the next export from this node will not repair it");
         }
     })
     .await;

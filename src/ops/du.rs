@@ -12,7 +12,7 @@ use super::{
     foreign,
     in_turn::InTurn,
     json, list, load,
-    names::{self, Found, Named, Word},
+    names::{self, Found, NameInRepo, Word},
     reach,
 };
 use crate::{digest::Digest, memory::Reservation, store::StoredBlob};
@@ -77,7 +77,7 @@ pub struct Report {
 /// # Errors
 /// When the store cannot be reached; unreadable tags are in the report.
 pub async fn run(ctx: &Context, name: Option<&str>) -> Result<Report> {
-    super::within_budget(ctx, "adding up", du(ctx, name)).await
+    super::within_budget(ctx, "computing disk usage", du(ctx, name)).await
 }
 
 async fn du(ctx: &Context, name: Option<&str>) -> Result<Report> {
@@ -178,10 +178,10 @@ impl Chosen {
             return Ok(Self::Repositories(names.collect()));
         }
         let found = names::find(ctx, word).await?;
-        Ok(Self::Names(found.iter().map(Named::shown).collect()))
+        Ok(Self::Names(found.iter().map(NameInRepo::shown).collect()))
     }
 
-    fn has(&self, name: &Named) -> bool {
+    fn has(&self, name: &NameInRepo) -> bool {
         match self {
             Self::Repositories(all) => all.contains(name.place.repository()),
             Self::Names(all) => all.contains(&name.shown()),
@@ -251,8 +251,8 @@ impl Blobs {
 }
 
 /// The row of a name (if any of it can be read), the blobs it needs, and its problems.
-async fn read(name: Named) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> {
-    let Named { place, group, .. } = &name;
+async fn read(name: NameInRepo) -> Result<(Option<list::Row>, Needed, Vec<LeftOut>)> {
+    let NameInRepo { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let (mut row, mut broken) = (None, Vec::new());
     let mut needed = Needed::within(&place.ctx);

@@ -105,7 +105,7 @@ pub async fn run(ctx: &Context, options: &Options) -> Result<Report> {
     let export = async {
         match Box::pin(export(ctx, options, None)).await {
             Err(Error::Store(e)) if stuck(&e).is_some() => {
-                tracing::warn!(error = %e, "Packing anew under another digest");
+                tracing::warn!(error = %e, "Packing again under another digest");
                 Box::pin(export(ctx, options, stuck(&e))).await
             }
             end => end,
@@ -557,7 +557,7 @@ fn nothing_carried(source: &dyn Source, left_out: &[LeftOut]) -> Error {
     Error::EmptyFolder {
         path: source.root().to_owned(),
         why: left_out.first().map_or_else(
-            || "it is empty, or all of it is left out".to_owned(),
+            || "it is empty, or everything in it is left out".to_owned(),
             |first| format!("{}: {}", first.what, first.why),
         ),
     }
@@ -581,7 +581,7 @@ fn take_away(packs: &mut [Pack], fallen: &HashSet<EntryPath>, left_out: &mut Vec
                 count += 1;
                 left_out.push(LeftOut {
                     what: e.entry.path.to_string(),
-                    why: "it is of no use without what was left out".into(),
+                    why: "it is useless without an entry that was left out".into(),
                 });
             }
         }
@@ -648,7 +648,7 @@ async fn merge_packs(
     match compact::carry_out(ctx, options.source.clone(), base, &choice, items, diff).await {
         Ok(files) => Merged { choice, files },
         Err(e) => {
-            tracing::debug!(error = %e, "Packs not merged this time");
+            tracing::debug!(error = %e, "Could not merge packs in this export");
             Merged::default()
         }
     }
@@ -728,7 +728,7 @@ async fn remember(
         });
         match NodeIndex::record(&root, stamp, notes, records) {
             Ok(index) => index.save(&state, source.kind(), source.root()),
-            Err(e) => tracing::debug!(error = %e, "Node index not made"),
+            Err(e) => tracing::debug!(error = %e, "Could not write the node index"),
         }
     })
     .await;

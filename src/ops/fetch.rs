@@ -225,7 +225,7 @@ impl Fetcher {
                 room.split(permits(frame))
                     .expect("it was made for them all"),
             );
-            let verified = match Verified::check(frame, Held::bytes(stored, &own)) {
+            let verified = match Verified::check(frame, FrameBytes::bytes(stored, &own)) {
                 Some(verified) => verified,
                 None => self
                     .again(request, frame, &own)
@@ -269,7 +269,7 @@ impl Fetcher {
             came: &self.bytes,
         };
         let bytes = body.take(frame.len as usize).await?;
-        Ok(Verified::check(frame, Held::bytes(bytes, room)))
+        Ok(Verified::check(frame, FrameBytes::bytes(bytes, room)))
     }
 }
 
@@ -279,12 +279,12 @@ fn permits(frame: &Frame) -> usize {
 }
 
 /// Bytes of a frame with their permits, which are released when the last handle is dropped.
-struct Held {
+struct FrameBytes {
     bytes: Vec<u8>,
     _room: Arc<OwnedSemaphorePermit>,
 }
 
-impl Held {
+impl FrameBytes {
     fn bytes(bytes: Vec<u8>, room: &Arc<OwnedSemaphorePermit>) -> Bytes {
         Bytes::from_owner(Self {
             bytes,
@@ -293,7 +293,7 @@ impl Held {
     }
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for FrameBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }

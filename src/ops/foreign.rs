@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Error, Result, counted, load, names, reach::Place};
+use super::{Error, Result, counted, load, names, reach::RepoContext};
 use crate::{
     artifact::{
         Descriptor, Manifest, Tag,
@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     memory::Reservation,
-    store::ErrorKind,
+    store::corrupt_is_none,
     task,
     transfer::{self, graph},
 };
@@ -111,7 +111,11 @@ impl Needs {
 ///
 /// # Errors
 /// When the store cannot be asked, or there is no memory for what the tag needs (`Memory`); lost or damaged content is among the faults.
-pub(super) async fn needs(place: &Place, tag: Option<&Tag>, root: &Manifest) -> Result<Needs> {
+pub(super) async fn needs(
+    place: &RepoContext,
+    tag: Option<&Tag>,
+    root: &Manifest,
+) -> Result<Needs> {
     let mut walk = Walk {
         place,
         needs: Needs::default(),
@@ -148,7 +152,7 @@ enum Next {
 }
 
 struct Walk<'a> {
-    place: &'a Place,
+    place: &'a RepoContext,
     needs: Needs,
     /// Manifests and blobs already seen.
     seen: HashSet<Digest>,
@@ -183,7 +187,7 @@ impl Walk<'_> {
         } else if !self.needs.is_cut {
             self.needs.is_cut = true;
             self.fault(format!(
-                "it has more than {MAX_MANIFESTS} manifests: not all of them were looked at"
+                "it has more than {MAX_MANIFESTS} manifests: not all of them were checked"
             ));
         }
         Ok(())
@@ -205,7 +209,7 @@ impl Walk<'_> {
                 ..
             } = desc;
             self.fault(format!(
-                "manifest {of}: blob {digest} has {other} bytes there, and {size} elsewhere"
+                "manifest {of}: blob {digest} has {other} bytes according to it, but {size} according to another manifest"
             ));
         }
         Ok(())
@@ -255,7 +259,7 @@ impl Walk<'_> {
 
 /// When a tag or one of its parts was last written; `None` if the store does not report it.
 pub(super) async fn pushed(
-    place: &Place,
+    place: &RepoContext,
     tag: &Tag,
     written: Option<Time>,
 ) -> Result<Option<Time>> {
@@ -264,7 +268,10 @@ pub(super) async fn pushed(
 }
 
 /// How many records and layers the config of a BuildKit cache has; `None` if it is not one, or cannot be read.
-pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option<(u64, u64)>> {
+pub(super) async fn records(
+    place: &RepoContext,
+    manifest: &Manifest,
+) -> Result<Option<(u64, u64)>> {
     let read = {
         let manifest = manifest.clone();
         task::parse(manifest.bytes.len(), move || CacheManifest::read(&manifest)).await
@@ -283,11 +290,8 @@ pub(super) async fn records(place: &Place, manifest: &Manifest) -> Result<Option
         why,
     })?;
     let read = load::read_blob(&*place.ctx.store, cache.config()).await;
-    let config = match read {
-        Ok(Some(config)) => config,
-        Ok(None) => return Ok(None),
-        Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
-        Err(e) => return Err(e.into()),
+    let Some(config) = corrupt_is_none(read)? else {
+        return Ok(None);
     };
     let read = Part::read(cache, &config).ok().map(|p| p.config);
     Ok(read.map(|c| (c.records().len() as u64, c.layers().len() as u64)))

@@ -289,7 +289,7 @@ impl NotLoaded {
     /// In words.
     pub fn text(self) -> String {
         match self {
-            Self::Foreign => "is no snapshot of ours".into(),
+            Self::Foreign => "is not a cachectl snapshot".into(),
             Self::Broken(why) => why,
         }
     }

@@ -298,7 +298,7 @@ fn nothing_left(name: &SnapshotName, lost: &[LeftOut], died: &[fold::Died]) -> S
     };
     let first = first.unwrap_or_default();
     format!(
-        "nothing is left of `{}` in {}: {first}{more}",
+        "no entry of `{}` in {} can be restored: {first}{more}",
         name.name, name.scope
     )
 }
@@ -396,7 +396,7 @@ async fn remember(
             Ok(())
         };
         if let Err(e) = record() {
-            tracing::debug!(error = %e, "Node index not made");
+            tracing::debug!(error = %e, "Could not write the node index");
         }
     })
     .await;

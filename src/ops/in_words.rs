@@ -125,8 +125,8 @@ mod tests {
                 "tag dir.web.pr-7.k1..: damaged",
             ),
             (
-                "holds another name, that of the tag dir.web.pr-7.k1.",
-                "holds another name, that of the tag dir web (scope pr-7, key k1).",
+                "holds another name, which belongs to tag dir.web.pr-7.k1.",
+                "holds another name, which belongs to tag dir web (scope pr-7, key k1).",
             ),
             (
                 "removed gomod.m.default..w1lgmiiusk72k0igi",

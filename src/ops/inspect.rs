@@ -10,8 +10,8 @@ use super::{
     head::{self, Current},
     json, list,
     load::{self, Loaded},
-    names::{self, Foreign, Found, Named, Word},
-    reach::{self, Place},
+    names::{self, Foreign, Found, NameInRepo, Word},
+    reach::{self, RepoContext},
     verify,
 };
 use crate::{
@@ -135,7 +135,7 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
     }
     let (mut all, mut room) = (Vec::new(), ctx.tables.no_room_yet());
     for found in names::find(ctx, &word).await? {
-        let Named { place, group, .. } = &found;
+        let NameInRepo { place, group, .. } = &found;
         let side = group
             .sides
             .first()
@@ -155,7 +155,7 @@ async fn inspect(ctx: &Context, name: &str, files: bool) -> Result<Vec<Snapshot>
 }
 
 /// What one manifest holds, without folding.
-async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
+async fn one(place: &RepoContext, reference: &Reference, files: bool) -> Result<Option<Snapshot>> {
     let ctx = &place.ctx;
     let damaged = |why: String| Error::Damaged {
         what: match reference {
@@ -194,8 +194,8 @@ async fn one(place: &Place, reference: &Reference, files: bool) -> Result<Option
 }
 
 /// What a reader gets of a name.
-async fn folded(name: &Named, files: bool) -> Result<Option<Snapshot>> {
-    let Named { place, group, .. } = name;
+async fn folded(name: &NameInRepo, files: bool) -> Result<Option<Snapshot>> {
+    let NameInRepo { place, group, .. } = name;
     let ctx = &place.ctx;
     let mut broken = Vec::new();
     let mut known = None;
@@ -317,7 +317,7 @@ fn packs(snapshot: &snapshot::Snapshot) -> Vec<PackRow> {
 
 /// A foreign manifest: its kind and needs. Unreadable parts are warnings.
 async fn outside(
-    place: &Place,
+    place: &RepoContext,
     reference: &Reference,
     found: &Foreign,
     files: bool,
@@ -326,7 +326,7 @@ async fn outside(
     let nameless = || {
         let text = format!("untagged-{}", &manifest.digest.hex()[..12]);
         text.parse::<Tag>()
-            .expect("letters, digits and dashes make a tag")
+            .expect("letters, digits and dashes are a valid tag")
     };
     let (tag, stands) = match reference {
         Reference::Tag(tag) => (tag.clone(), Some(tag)),
@@ -373,7 +373,7 @@ async fn outside(
 }
 
 /// The stored size of each config and layer; `None` for a missing one. A mismatch with its descriptor is a warning.
-async fn stored(place: &Place, tag: &Tag, blobs: &[Descriptor]) -> Result<Vec<Option<u64>>> {
+async fn stored(place: &RepoContext, tag: &Tag, blobs: &[Descriptor]) -> Result<Vec<Option<u64>>> {
     let store = &place.ctx.store;
     let digests: Vec<Digest> = blobs.iter().map(|d| d.digest).collect();
     let sizes = stream::iter(digests)

@@ -9,8 +9,8 @@ use super::{
     head::Contained,
     in_turn::InTurn,
     json, load,
-    names::{self, Foreign, Found, Named, Ours, Word},
-    reach::Place,
+    names::{self, Foreign, Found, NameInRepo, Ours, Word},
+    reach::RepoContext,
 };
 use crate::{
     artifact::{Descriptor, Tag, media},
@@ -90,8 +90,8 @@ async fn list(ctx: &Context, name: Option<&str>) -> Result<Report> {
 }
 
 /// The row of a name: that of its head or, if there is none yet, of its last readable side tag.
-async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
-    let Named { place, group, .. } = &name;
+async fn row(name: NameInRepo) -> Result<(Option<Row>, Vec<LeftOut>)> {
+    let NameInRepo { place, group, .. } = &name;
     let _turn = place.ctx.tables.turn().await;
     let mut broken = Vec::new();
     let mut sides = group.sides.clone();
@@ -127,7 +127,7 @@ async fn row(name: Named) -> Result<(Option<Row>, Vec<LeftOut>)> {
     Ok((None, broken))
 }
 
-pub(super) fn of_ours(place: &Place, tag: &Tag, ours: &Ours, pending: usize) -> Row {
+pub(super) fn of_ours(place: &RepoContext, tag: &Tag, ours: &Ours, pending: usize) -> Row {
     let config = &ours.config;
     let packs = || {
         ours.outline
@@ -155,7 +155,7 @@ pub(super) fn of_ours(place: &Place, tag: &Tag, ours: &Ours, pending: usize) -> 
 
 /// The row of a foreign manifest. One that cannot be parsed is listed anyway.
 pub(super) async fn of_foreign(
-    place: &Place,
+    place: &RepoContext,
     tag: &Tag,
     found: &Foreign,
     needs: &Needs,

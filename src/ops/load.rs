@@ -225,7 +225,7 @@ pub(super) async fn within_room(
         Ok(tocs) => tocs,
         Err(Failed::Store(e)) => return Err(e),
         Err(Failed::Memory(why)) => return refused(why),
-        Err(Failed::GivenUp) => return broken("reading it was given up".to_owned()),
+        Err(Failed::GivenUp) => return broken("reading it was aborted".to_owned()),
     };
     let entries: u64 = config.packs.iter().map(|p| p.entries).sum();
     let state = ENTRY_BYTES * entries + PACK_BYTES * config.packs.len() as u64;
@@ -291,7 +291,10 @@ pub(super) async fn config(
     desc: &Descriptor,
 ) -> Result<std::result::Result<ReadConfig, String>> {
     if desc.size > MAX_CONFIG_BYTES {
-        return Ok(Err(format!("its config has {} bytes", desc.size)));
+        return Ok(Err(format!(
+            "its config is too large ({} bytes)",
+            desc.size
+        )));
     }
     let reserved = ctx.tables.memory.reserve(0, DECODING * desc.size);
     let mut memory = reserved.map_err(|why| Error::Memory {
@@ -342,7 +345,7 @@ async fn checked_config(
     let entries = entries.fold(0, u64::saturating_add);
     if entries > MAX_ENTRIES {
         return Ok(Err(format!(
-            "it lists {entries} entries, more than the {MAX_ENTRIES} that are read"
+            "it lists {entries} entries, more than the limit of {MAX_ENTRIES}"
         )));
     }
     Ok(Ok((config, memory)))
@@ -376,7 +379,7 @@ fn put_together(
     let mut snapshot =
         Snapshot::assemble(outline, config, kept_layers, kept_tocs).map_err(|e| e.to_string())?;
     if lost.is_empty() && snapshot.totals() != stated {
-        return Err("its config counts other entries than its packs have".into());
+        return Err("its config states other totals than its packs have".into());
     }
     // In a folder, an entry that cannot be restored does not make the rest less useful.
     let kind = SourceKind::from_name(&snapshot.name.kind).filter(|k| k.is_go());

@@ -75,13 +75,13 @@ pub enum Error {
         why: String,
     },
     /// There is no such cache on this node, or it is empty.
-    #[error("there is nothing to export in `{}`", path.display())]
+    #[error("nothing to export in `{}`", path.display())]
     NothingToExport {
         /// Where it would be.
         path: PathBuf,
     },
     /// The folder has no content to export, and the caller did not allow an empty export.
-    #[error("nothing in `{}` is carried: {why}", path.display())]
+    #[error("nothing in `{}` can be exported: {why}", path.display())]
     EmptyFolder {
         /// Where it is.
         path: PathBuf,
@@ -89,7 +89,7 @@ pub enum Error {
         why: String,
     },
     /// Everything to be exported is dated later than the store's clock.
-    #[error("nothing of `{}` is exported: {why}", path.display())]
+    #[error("nothing in `{}` is exported: {why}", path.display())]
     AllAhead {
         /// Where it is.
         path: PathBuf,
@@ -97,7 +97,7 @@ pub enum Error {
         why: String,
     },
     /// A folder's packs exceed `--max-size`; entries of a folder cannot be evicted.
-    #[error("its packs have {stored} bytes, --max-size allows {limit}")]
+    #[error("its packs have {stored} bytes, but --max-size allows only {limit}")]
     TooBig {
         /// Their size.
         stored: u64,
@@ -106,7 +106,7 @@ pub enum Error {
     },
     /// `--max-size` leaves nothing of a Go cache.
     #[error(
-        "--max-size allows {limit} bytes, and nothing of the cache is that small: it would be empty"
+        "--max-size allows only {limit} bytes, which no entry of the cache fits: it would be empty"
     )]
     NothingFits {
         /// The limit of its packs.
@@ -114,7 +114,7 @@ pub enum Error {
     },
     /// A snapshot too large for any command to read back.
     #[error(
-        "it has {entries} entries that take {bytes} bytes to read, more than a command reads: {MAX_ENTRIES} entries in 224 MB and 250 bytes for each"
+        "it has {entries} entries, and reading it takes {bytes} bytes of memory: more than the limit of {MAX_ENTRIES} entries, or of 224 MB plus 250 bytes per entry"
     )]
     TooManyEntries {
         /// Entries listed in its packs, live or not.
@@ -123,7 +123,7 @@ pub enum Error {
         bytes: u64,
     },
     /// A snapshot that every reader would reject.
-    #[error("what would be published could not be read: {why}")]
+    #[error("the result would be unreadable: {why}")]
     Unreadable {
         /// Which limit it breaks.
         why: String,
@@ -138,7 +138,7 @@ pub enum Error {
     },
     /// The name was replaced since this export began, or since the exported content was imported.
     #[error(
-        "`{name}` was replaced by `export --replace` {since}; this export is not in it: import again into an empty cache"
+        "`{name}` was replaced by `export --replace` {since}; this export was not added: import again into an empty cache"
     )]
     Replaced {
         /// The name.
@@ -150,7 +150,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// The operation did not end within its time budget.
-    #[error("gave up {phase} after {}, the time budget", span(*budget))]
+    #[error("timed out during {phase} after {}, the time budget", span(*budget))]
     Budget {
         /// What it was doing.
         phase: &'static str,
@@ -171,7 +171,7 @@ impl From<transfer::Error> for Error {
             transfer::Error::Store(e) => Self::Store(e),
             transfer::Error::Missing { digest, parent } => Self::Damaged {
                 what: format!("manifest {parent}"),
-                why: format!("{digest}, which it names, is missing"),
+                why: format!("it refers to {digest}, which is missing"),
             },
             transfer::Error::Damaged { digest, why } => Self::Damaged {
                 what: digest.to_string(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Context, Error, LeftOut, Result, load,
-    reach::{self, Place},
+    reach::{self, RepoContext},
 };
 use crate::{
     artifact::{
@@ -23,16 +23,16 @@ use crate::{
 
 /// A name and its place.
 #[derive(Clone)]
-pub(super) struct Named {
+pub(super) struct NameInRepo {
     /// Its repository.
-    pub(super) place: Arc<Place>,
+    pub(super) place: Arc<RepoContext>,
     /// Its tags there.
     pub(super) group: Group,
     /// Shared by all names of its repository, until the last one is dropped.
     _room: Arc<Reservation>,
 }
 
-impl Named {
+impl NameInRepo {
     /// The displayed name of its head.
     pub(super) fn shown(&self) -> String {
         self.place.shown(self.group.head.as_str())
@@ -98,7 +98,7 @@ impl Word {
 ///
 /// # Errors
 /// When the store cannot be asked.
-pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
+pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<NameInRepo>> {
     match word {
         Word::Digest(_) => Ok(Vec::new()),
         Word::All => {
@@ -122,14 +122,14 @@ pub(super) async fn find(ctx: &Context, word: &Word) -> Result<Vec<Named>> {
 }
 
 /// The tags of one repository that `word` selects.
-pub(super) async fn within(place: Arc<Place>, word: Word) -> Result<Vec<Named>> {
+pub(super) async fn within(place: Arc<RepoContext>, word: Word) -> Result<Vec<NameInRepo>> {
     let tags = place.ctx.store.tags("").await?;
     let room = place.ctx.tables.room_of_tags(tags.len());
     let room = Arc::new(room.map_err(|why| Error::Memory {
         what: format!("the {} tags of {}", tags.len(), place.repository()),
         why,
     })?);
-    let named = |group| Named {
+    let named = |group| NameInRepo {
         place: place.clone(),
         group,
         _room: room.clone(),
@@ -299,7 +299,7 @@ pub(super) async fn resolve(
 pub async fn ask(ctx: &Context) -> Result<()> {
     let tag: Tag = "cachectl-check"
         .parse()
-        .expect("letters and a dash make a tag");
+        .expect("letters and a dash are a valid tag");
     ctx.store.resolve(&tag.into()).await?;
     Ok(())
 }
@@ -314,7 +314,7 @@ pub(super) async fn needed(manifest: &Manifest) -> impl Iterator<Item = (Digest,
 }
 
 /// A problem with a tag.
-pub(super) fn fault(place: &Place, tag: &Tag, why: impl Into<String>) -> LeftOut {
+pub(super) fn fault(place: &RepoContext, tag: &Tag, why: impl Into<String>) -> LeftOut {
     LeftOut {
         what: format!("tag {}", place.shown(tag.as_str())),
         why: why.into(),

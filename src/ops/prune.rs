@@ -17,7 +17,7 @@ use super::{
     dated, foreign,
     in_turn::InTurn,
     json, load,
-    names::{self, Named, Word},
+    names::{self, NameInRepo, Word},
     remove,
 };
 use crate::{
@@ -151,7 +151,7 @@ async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
         sweep::run(ctx, options, &gone, &mut report).await;
     } else {
         let why =
-            "that takes a grant of everything on all repositories, since blobs are those of all";
+            "this needs a grant of all actions on all repositories, since repositories share blobs";
         report.not_swept = Some(why.to_owned());
     }
     tidy::run(ctx, options, &mut report).await?;
@@ -160,7 +160,7 @@ async fn prune(ctx: &Context, options: &Options) -> Result<Report> {
 
 /// A name as the policy sees it.
 struct Name {
-    named: Named,
+    named: NameInRepo,
     /// When the store last wrote one of its tags, if the store reports it: shows whether someone wrote it meanwhile.
     written: Option<Time>,
     /// Its last publication, as an import by a key's prefix sees it; `None` while no manifest was read.
@@ -250,7 +250,7 @@ async fn leave(options: &Options, name: &Name, now: Time, report: &mut Report) -
 
 /// Reads the manifests of a name. An unreadable one keeps the whole name, since its age is unknown. `now` is the store's clock.
 async fn read_name(
-    named: Named,
+    named: NameInRepo,
     sized: bool,
     now: Time,
 ) -> Result<(Option<(Name, Needed)>, Option<LeftOut>)> {
@@ -262,7 +262,7 @@ async fn read_name(
         is_ours: names::is_ours(&named.group.head),
         named,
     };
-    let Named { place, group, .. } = &name.named;
+    let NameInRepo { place, group, .. } = &name.named;
     let _turn = place.ctx.tables.turn().await;
     let mut needed = Needed::within(&place.ctx);
     for tag in group.tags() {
@@ -350,7 +350,7 @@ fn choose(
             left_out.push(LeftOut {
                 what: "max size".to_owned(),
                 why: format!(
-                    "{} bytes stay, of names that are not ours or of unknown age",
+                    "{} bytes are kept: they belong to tags of other tools or of unknown age",
                     sizes.total
                 ),
             });

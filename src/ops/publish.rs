@@ -174,7 +174,10 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
             }
         }
     }
-    let why = format!("gave up after {SWAPS} other writers of `{}`", name.name);
+    let why = format!(
+        "gave up after {SWAPS} attempts: others keep writing `{}`",
+        name.name
+    );
     Err(store::Error::new(ErrorKind::Unavailable, "publish", why).into())
 }
 

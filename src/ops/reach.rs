@@ -78,10 +78,12 @@ impl Reach {
         let mut set = GlobSet::builder();
         for pattern in patterns {
             let refused = |why: String| {
-                Error::Usage(format!("`{pattern}` is no pattern of repositories: {why}"))
+                Error::Usage(format!("invalid repository pattern `{pattern}`: {why}"))
             };
             if pattern.is_empty() {
-                return Err(refused("it is empty; `**` is every repository".to_owned()));
+                return Err(refused(
+                    "it is empty; `**` matches every repository".to_owned(),
+                ));
             }
             let glob = GlobBuilder::new(pattern).literal_separator(true).build();
             set.add(glob.map_err(|e| refused(e.kind().to_string()))?);
@@ -113,7 +115,7 @@ impl Reach {
 }
 
 /// One repository that a verb works in.
-pub(super) struct Place {
+pub(super) struct RepoContext {
     repo: Repo,
     /// Its records; `None` if the store holds only one repository.
     records: Option<Repository>,
@@ -121,7 +123,7 @@ pub(super) struct Place {
     pub(super) ctx: Context,
 }
 
-impl Place {
+impl RepoContext {
     /// The repository that the store was opened at; `None` if only some repositories are within reach and the store cannot tell which blobs
     /// belong to which.
     fn own(ctx: &Context) -> Option<Self> {
@@ -227,7 +229,7 @@ impl Place {
 /// The capability, or an error that states why it is missing.
 fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
     ctx.store.untag().map(|u| &**u).ok_or_else(|| {
-        let why = "nothing can be removed: the store cannot, or it was opened read-only";
+        let why = "nothing can be deleted: the store does not support it, or was opened read-only";
         store::Error::new(ErrorKind::Unsupported, "remove tags", why)
             .at(&ctx.store.url().to_string(), "")
     })
@@ -237,14 +239,14 @@ fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
 ///
 /// # Errors
 /// `Usage` if repositories were selected and the store holds only one.
-pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
+pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<RepoContext>>> {
     let Some(repositories) = &ctx.store.facts().repositories else {
         return match &ctx.reach.wanted {
             // Through a daemon's door only cachectl's own is known.
             _ if ctx.store.facts().control.is_some() => Ok(own(ctx).into_iter().collect()),
             None => Ok(own(ctx).into_iter().collect()),
             Some(_) => Err(Error::Usage(format!(
-                "repositories cannot be chosen: {} holds one only",
+                "repositories cannot be selected: {} holds only one",
                 ctx.store.url()
             ))),
         };
@@ -255,40 +257,40 @@ pub(super) async fn places(ctx: &Context) -> Result<Vec<Arc<Place>>> {
         all.sort_unstable();
     }
     all.retain(|repo| ctx.reach.admits(repo));
-    let places = all.iter().filter_map(|repo| Place::of(ctx, repo));
+    let places = all.iter().filter_map(|repo| RepoContext::of(ctx, repo));
     Ok(places.map(Arc::new).collect())
 }
 
 /// The command line's own repository; `None` if it is out of reach.
-pub(super) fn own(ctx: &Context) -> Option<Arc<Place>> {
+pub(super) fn own(ctx: &Context) -> Option<Arc<RepoContext>> {
     let alone = ctx.store.facts().repositories.is_none() && ctx.store.facts().control.is_none();
     let reached = alone || ctx.reach.admits(&Repo::cli());
-    Place::own(ctx).filter(|_| reached).map(Arc::new)
+    RepoContext::own(ctx).filter(|_| reached).map(Arc::new)
 }
 
 /// The repository in `REPO:NAME`, with the name; `None` for a word of another form, or if it is out of reach.
-pub(super) fn named<'a>(ctx: &Context, word: &'a str) -> Option<(Arc<Place>, &'a str)> {
+pub(super) fn named<'a>(ctx: &Context, word: &'a str) -> Option<(Arc<RepoContext>, &'a str)> {
     let (repo, name) = word.rsplit_once(':').filter(|(_, name)| !name.is_empty())?;
     let repo: Repo = repo.parse().ok()?;
     if !ctx.reach.admits(&repo) {
         return None;
     }
-    Some((Arc::new(Place::of(ctx, &repo)?), name))
+    Some((Arc::new(RepoContext::of(ctx, &repo)?), name))
 }
 
 /// The same repository at another store; `None` if that store holds only one and this is not the command line's own.
-pub(super) fn counterpart(to: &Context, place: &Place) -> Option<Context> {
+pub(super) fn counterpart(to: &Context, place: &RepoContext) -> Option<Context> {
     if place.is_own() {
         return Some(to.clone());
     }
-    Place::other(to, &place.repo).map(|p| p.ctx)
+    RepoContext::other(to, &place.repo).map(|p| p.ctx)
 }
 
 /// The answers of `ask` for all places, in order.
 pub(super) async fn each<T, F>(
     ctx: &Context,
-    places: Vec<Arc<Place>>,
-    ask: impl Fn(Arc<Place>) -> F,
+    places: Vec<Arc<RepoContext>>,
+    ask: impl Fn(Arc<RepoContext>) -> F,
 ) -> Result<Vec<T>>
 where
     F: Future<Output = Result<T>>,

@@ -19,7 +19,9 @@ use crate::{
 pub(super) fn check(snapshot: &Snapshot) -> Result<()> {
     let packs = snapshot.packs.len();
     if packs > MAX_LAYERS_READ {
-        return unreadable(format!("it has {packs} packs, more than {MAX_LAYERS_READ}"));
+        return unreadable(format!(
+            "it would have {packs} packs, more than the limit of {MAX_LAYERS_READ}"
+        ));
     }
     let (entries, bytes) = snapshot.reading_cost();
     if entries <= MAX_ENTRIES && MemoryBudget::fits_a_command(entries, bytes) {
@@ -39,7 +41,9 @@ pub(super) fn check_sealed(sealed: &Sealed) -> Result<()> {
         ("manifest", manifest.len() as u64, MAX_MANIFEST_BYTES),
     ] {
         if bytes > most {
-            return unreadable(format!("its {what} has {bytes} bytes, more than {most}"));
+            return unreadable(format!(
+                "its {what} would have {bytes} bytes, more than the limit of {most}"
+            ));
         }
     }
     match Config::decode(config) {

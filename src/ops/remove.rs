@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     Context, Error, Result, json,
-    names::{self, Found, Named, Word},
+    names::{self, Found, NameInRepo, Word},
 };
 pub use crate::artifact::name::{Only, SnapshotName};
 use crate::{
@@ -59,7 +59,7 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
     let word = Word::new(Some(&options.name));
     if let Word::Digest(_) = word {
         let why =
-            "names and tags can be removed, a digest cannot: `cachectl ls --wide` shows the tags";
+            "a digest cannot be deleted, only names and tags: `cachectl ls --wide` shows the tags";
         return Err(Error::Usage(why.to_owned()));
     }
     let mut found = names::find(ctx, &word).await?;
@@ -84,7 +84,7 @@ async fn remove(ctx: &Context, options: &Options) -> Result<Report> {
 }
 
 /// The existing tags of a name, in the order in which they may be removed.
-async fn still_there(name: &Named, there: &mut Vec<String>) -> Result<()> {
+async fn still_there(name: &NameInRepo, there: &mut Vec<String>) -> Result<()> {
     let ctx = &name.place.ctx;
     let look = |tag: Tag| async move {
         let resolved = names::resolve(ctx, &tag.clone().into()).await?;
@@ -103,8 +103,8 @@ async fn still_there(name: &Named, there: &mut Vec<String>) -> Result<()> {
 }
 
 /// A name as the user wrote it; only a long one takes reading its config.
-async fn described(named: &Named) -> Result<Removed> {
-    let Named { place, group, .. } = named;
+async fn described(named: &NameInRepo) -> Result<Removed> {
+    let NameInRepo { place, group, .. } = named;
     let mut name = None;
     if names::is_ours(&group.head) {
         name = name::spelled(&group.head);
@@ -124,7 +124,7 @@ async fn described(named: &Named) -> Result<Removed> {
 }
 
 /// Removes side tags one by one, then the head; records those that existed.
-pub(super) async fn take_away(name: &Named, removed: &mut Vec<String>) -> store::Result<()> {
+pub(super) async fn take_away(name: &NameInRepo, removed: &mut Vec<String>) -> store::Result<()> {
     for tag in name.group.tags() {
         if name.place.remove(tag).await? {
             removed.push(name.place.shown(tag.as_str()));

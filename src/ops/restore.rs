@@ -104,7 +104,7 @@ pub async fn restore(
         return Ok(Err(NotRestored::Incomplete(Vec::new(), why)));
     }
     let plan = Arc::new(plan(&snapshot, &wanted));
-    let job = Arc::new(Job {
+    let job = Arc::new(Restorer {
         source,
         snapshot,
         survey,
@@ -138,7 +138,7 @@ pub async fn restore(
     }
     if let Some((i, why)) = broken.first().filter(|_| job.is_lost_whole(&broken)) {
         let path = &job.plan.files[*i].path;
-        let why = format!("nothing could be restored, such as {path}: {why}");
+        let why = format!("nothing could be restored; for example {path}: {why}");
         return Ok(Err(NotRestored::Incomplete(fetched.damaged, why)));
     }
     let frames = |p: &Pack| p.toc.frames.iter().map(|f| u64::from(f.len)).sum::<u64>();
@@ -168,7 +168,7 @@ pub async fn restore(
 /// Fetching and unpacking at once.
 async fn run(
     ctx: &Context,
-    job: &Arc<Job>,
+    job: &Arc<Restorer>,
     staging: &Arc<Option<Staging>>,
 ) -> Result<(Vec<FileOutcome>, Fetched)> {
     if job.plan.files.is_empty() {
@@ -188,7 +188,7 @@ async fn run(
     done
 }
 
-struct Job {
+struct Restorer {
     source: Arc<dyn Source>,
     snapshot: Arc<Snapshot>,
     survey: Survey,
@@ -200,7 +200,7 @@ struct Job {
 
 /// The staged tree as the unpacker sees it.
 struct Staged {
-    job: Arc<Job>,
+    job: Arc<Restorer>,
     /// The snapshot of the plan.
     snapshot: Arc<Snapshot>,
     staging: Arc<Option<Staging>>,
@@ -257,7 +257,7 @@ fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
         .collect()
 }
 
-impl Job {
+impl Restorer {
     /// Returns true if none of the files could be fetched, and none is in the target already.
     fn is_lost_whole(&self, broken: &[(usize, String)]) -> bool {
         let stands = |s: &Standing| !matches!(s, Standing::Absent | Standing::Other);
@@ -290,7 +290,7 @@ impl Job {
         if let Some(free) = staging.tree().root().free_bytes()?
             && need > free
         {
-            let why = format!("{need} bytes are needed and {free} are free");
+            let why = format!("{need} bytes are needed, but only {free} are free");
             let e = std::io::Error::new(std::io::ErrorKind::StorageFull, why);
             return Err(fs::Error::new("restore into", self.source.root(), e).into());
         }
@@ -453,7 +453,7 @@ impl Job {
                 }
                 lost.insert(
                     &entry.path,
-                    "the output that it names could not be had".into(),
+                    "the output that it names could not be restored".into(),
                 );
             }
         }

@@ -29,7 +29,7 @@ use crate::{
     digest::Digest,
     lately::Lately,
     store::{
-        Error, ErrorKind, Repository, Resolved, Result, keys::Repo, record::Linked,
+        Error, Repository, Resolved, Result, corrupt_is_none, keys::Repo, record::Linked,
         repository::AT_ONCE,
     },
     task,
@@ -74,14 +74,14 @@ pub enum Seen {
 
 /// Decides what callers see, for all repositories of a store; remembers what their manifests grant.
 pub struct Sights {
-    repos: Mutex<HashMap<Repo, Place>>,
+    repos: Mutex<HashMap<Repo, RepoState>>,
     links: Lately<(Repo, Digest)>,
     reading: Arc<Semaphore>,
     max_keys: usize,
 }
 
 /// What is known about a repository.
-struct Place {
+struct RepoState {
     memo: Option<Arc<Memo>>,
     /// Held while its manifests are listed and read: one caller does that for all that wait.
     gate: Arc<Semaphore>,
@@ -90,7 +90,7 @@ struct Place {
     news: Option<Instant>,
 }
 
-impl Place {
+impl RepoState {
     fn is_behind(&self) -> bool {
         let listed_at = self.memo.as_ref().map(|memo| memo.listed_at());
         listed_at.is_some_and(|at| self.news.is_some_and(|news| at <= news))
@@ -156,7 +156,9 @@ impl Sights {
                 // exists.
                 match repository.doubt(digest).await {
                     Ok(()) => memo.doubt(*digest),
-                    Err(error) => tracing::debug!(%digest, %error, "Doubt is not written down"),
+                    Err(error) => {
+                        tracing::debug!(%digest, %error, "Could not record that a manifest names this digest without giving access to it")
+                    }
                 }
             }
         }
@@ -282,7 +284,7 @@ impl Sights {
         if repos.len() >= MAX_REPOS && !repos.contains_key(repo) {
             forget_oldest(&mut repos, repo);
         }
-        let place = repos.entry(repo.clone()).or_insert_with(|| Place {
+        let place = repos.entry(repo.clone()).or_insert_with(|| RepoState {
             memo: None,
             gate: Arc::new(Semaphore::new(1)),
             used: Instant::now(),
@@ -297,7 +299,7 @@ impl Sights {
         if let Some(place) = repos.get_mut(repo) {
             place.memo = Some(Arc::new(memo));
         }
-        let keys = |repos: &HashMap<Repo, Place>| {
+        let keys = |repos: &HashMap<Repo, RepoState>| {
             let memos = repos.values().filter_map(|p| p.memo.as_ref());
             memos.map(|m| m.keys()).sum::<usize>()
         };
@@ -362,10 +364,7 @@ impl Sights {
             let found = repository.manifest_of(digest, &known).await?;
             Ok(Some((found, room)))
         };
-        match read.await {
-            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-            read => read,
-        }
+        corrupt_is_none(read.await)
     }
 }
 
@@ -383,7 +382,7 @@ async fn look_again(repository: &Repository, memo: &mut Memo, digest: &Digest) -
 }
 
 /// Forgets the least recently used repository other than `but`; false if there is none.
-fn forget_oldest(repos: &mut HashMap<Repo, Place>, but: &Repo) -> bool {
+fn forget_oldest(repos: &mut HashMap<Repo, RepoState>, but: &Repo) -> bool {
     let others = repos.iter().filter(|(repo, _)| *repo != but);
     let oldest = others.min_by_key(|(_, place)| place.used);
     let oldest = oldest.map(|(repo, _)| repo.clone());

@@ -170,7 +170,7 @@ impl Sink for SpoolSink {
 
     fn end(&mut self, out: SpoolWriter, written: Written) -> std::io::Result<()> {
         let sent = self.out.blocking_send((out.finish(), written));
-        sent.map_err(|_| std::io::Error::other("nobody takes packs any more"))
+        sent.map_err(|_| std::io::Error::other("uploading packs has ended"))
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Context, LeftOut, Result, counted, damage, foreign,
     load::{self, NotLoaded},
     names::{self, Word},
-    reach::{self, Place},
+    reach::{self, RepoContext},
     rules,
 };
 use crate::{
@@ -29,7 +29,7 @@ use crate::{
     pack::bare,
     progress::Phase,
     source::SourceKind,
-    store::ErrorKind,
+    store::corrupt_is_none,
     task,
 };
 
@@ -85,7 +85,7 @@ pub async fn run(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Repo
 }
 
 async fn verify(ctx: &Context, name: Option<&str>, depth: Depth) -> Result<Report> {
-    let mut job = Job {
+    let mut job = Verifier {
         depth,
         report: Report::default(),
         faults: counted::Faults::within(ctx),
@@ -138,7 +138,7 @@ struct Looked {
     repository: String,
 }
 
-struct Job {
+struct Verifier {
     depth: Depth,
     /// The report, except for the faults.
     report: Report,
@@ -157,8 +157,13 @@ struct Job {
     is_away: bool,
 }
 
-impl Job {
-    async fn reference(&mut self, place: &Place, reference: &Reference, shown: &str) -> Result<()> {
+impl Verifier {
+    async fn reference(
+        &mut self,
+        place: &RepoContext,
+        reference: &Reference,
+        shown: &str,
+    ) -> Result<()> {
         let manifest = match names::resolve(&place.ctx, reference).await? {
             Ok(Some(resolved)) => resolved.manifest,
             Ok(None) => return Ok(()),
@@ -174,7 +179,7 @@ impl Job {
         };
         let looked = if let Some(known) = self.known(place, tag, &manifest).await? {
             if known.is_faulty {
-                self.fault(shown, "is the same manifest as one named before");
+                self.fault(shown, "has the same manifest as an earlier one with faults");
             }
             known
         } else {
@@ -197,7 +202,7 @@ impl Job {
         {
             self.fault(
                 shown,
-                format!("holds another name, that of the tag {holds}"),
+                format!("holds another name, which belongs to tag {holds}"),
             );
         }
         self.faults.check()
@@ -213,7 +218,7 @@ impl Job {
     /// Earlier findings about a manifest. Another tag, or another repository, may need more of a foreign manifest.
     async fn known(
         &self,
-        place: &Place,
+        place: &RepoContext,
         tag: Option<&Tag>,
         manifest: &Manifest,
     ) -> Result<Option<Looked>> {
@@ -231,7 +236,7 @@ impl Job {
 
     async fn manifest(
         &mut self,
-        place: &Place,
+        place: &RepoContext,
         tag: Option<&Tag>,
         manifest: &Manifest,
         shown: &str,
@@ -271,9 +276,8 @@ impl Job {
             }
         } else {
             let kind = &snapshot.name.kind;
-            let why = format!(
-                "kind `{kind}` is not known to this program: how it hangs together was not checked"
-            );
+            let why =
+                format!("kind `{kind}` is unknown to this program: its structure was not checked");
             ctx.progress.warn(&format!("{shown}: {why}"));
         }
         let (entries, bytes) = snapshot.totals();
@@ -297,7 +301,7 @@ impl Job {
             .map(|(_, e)| format!("`{}` of {shown}", e.entry.path))
             .collect();
         for what in wrong {
-            self.fault(&what, "its content is not what its objects are");
+            self.fault(&what, "its content does not match its objects");
         }
     }
 
@@ -361,7 +365,7 @@ impl Job {
     /// A foreign manifest: everything that its tag needs must exist.
     async fn foreign(
         &mut self,
-        place: &Place,
+        place: &RepoContext,
         tag: Option<&Tag>,
         root: &Manifest,
         shown: &str,
@@ -416,7 +420,7 @@ impl Job {
         for (digest, why) in faults {
             match &served {
                 Some(served) if !served.contains(&digest) => ctx.progress.warn(&format!(
-                    "{shown}: {why}; only an earlier push names it, and builders are served without it"
+                    "{shown}: {why}; only an earlier push refers to it, and builders are served without it"
                 )),
                 _ => self.fault(shown, why),
             }
@@ -499,14 +503,8 @@ async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
             Faults::new()
         }
         Ok(_) => vec![
-            "its footer says another place of its table of contents than the manifest".to_owned(),
+            "its footer and the manifest disagree about the position of its table of contents"
+                .to_owned(),
         ],
     })
-}
-
-fn corrupt_is_none<T>(read: crate::store::Result<Option<T>>) -> Result<Option<T>> {
-    match read {
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-        other => Ok(other?),
-    }
 }

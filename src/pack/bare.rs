@@ -25,7 +25,7 @@ pub(super) fn footer(toc: &TocAt) -> Vec<u8> {
     bytes.extend_from_slice(&toc.size.to_le_bytes());
     match toc.digest {
         Digest::Sha256(d) => bytes.extend_from_slice(&d.0),
-        Digest::Sha512(_) => unreachable!("a table of contents is hashed with SHA-256 alone"),
+        Digest::Sha512(_) => unreachable!("a table of contents is hashed only with SHA-256"),
     }
     bytes.extend_from_slice(&MAGIC);
     bytes

@@ -14,7 +14,7 @@ pub fn decode(frame: &Frame, stored: &[u8]) -> Result<Vec<u8>, String> {
     match zstd::bulk::decompress(stored, frame.raw_len as usize) {
         Ok(bytes) if bytes.len() == frame.raw_len as usize => Ok(bytes),
         Ok(bytes) => Err(format!(
-            "decodes to {} bytes, not {}",
+            "decodes to {} bytes instead of {}",
             bytes.len(),
             frame.raw_len
         )),

@@ -73,7 +73,7 @@ struct Progress {
     done: bool,
 }
 
-struct Job<'a> {
+struct Unpacker<'a> {
     plan: &'a Plan,
     target: &'a dyn Target,
     watch: &'a dyn Watch,
@@ -95,7 +95,7 @@ pub fn unpack(
     watch: &dyn Watch,
     next: &(dyn Fn() -> Option<Arrival> + Sync),
 ) -> Result<Vec<FileOutcome>> {
-    let job = Job {
+    let job = Unpacker {
         plan,
         target,
         watch,
@@ -130,7 +130,7 @@ pub fn unpack(
             broken: Some(why), ..
         } => FileOutcome::Broken(why),
         Progress { done: true, .. } => FileOutcome::Whole,
-        _ => FileOutcome::Broken("not all of it came".into()),
+        _ => FileOutcome::Broken("it was not received completely".into()),
     };
     Ok(job.files.into_iter().map(outcome).collect())
 }
@@ -140,7 +140,7 @@ fn lock(m: &Mutex<Progress>) -> parking_lot::MutexGuard<'_, Progress> {
     m.lock()
 }
 
-impl Job<'_> {
+impl Unpacker<'_> {
     fn run(&self, next: &(dyn Fn() -> Option<Arrival> + Sync)) {
         let mut decoder = zstd::bulk::Decompressor::new().expect("enough memory for a decoder");
         let mut buffer = Vec::with_capacity(MAX_FRAME_BYTES as usize);
@@ -261,7 +261,7 @@ fn decode(
     match decoder.decompress_to_buffer(&stored.0, buffer) {
         Ok(n) if n == plan.frame.raw_len as usize => Ok(()),
         Ok(n) => Err(format!(
-            "a frame of its pack decodes to {n} bytes, not {}",
+            "a frame of its pack decodes to {n} bytes instead of {}",
             plan.frame.raw_len
         )),
         Err(e) => Err(format!("a frame of its pack cannot be decoded: {e}")),

@@ -160,7 +160,7 @@ pub struct InspectRequest {
     /// A name, a tag or a digest.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// List the entries too.
+    /// Also list the entries.
     #[prost(bool, tag = "2")]
     pub files: bool,
 }

@@ -4,7 +4,7 @@ use super::{InParts, Wire, v1};
 
 /// The content of a message.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Told<R> {
+pub enum MessageContent<R> {
     /// Progress of the operation.
     Progress(v1::Progress),
     /// A part of the report.
@@ -23,7 +23,7 @@ pub trait Message: prost::Message + Default + 'static {
     fn report(part: Self::Report) -> Self;
 
     /// Its content; `None` for content of a later version.
-    fn told(self) -> Option<Told<Self::Report>>;
+    fn content(self) -> Option<MessageContent<Self::Report>>;
 }
 
 /// The request of a method.
@@ -54,10 +54,10 @@ macro_rules! methods {
                 Self { event: Some(v1::$module::Event::Report(part)) }
             }
 
-            fn told(self) -> Option<$crate::proto::Told<v1::$report>> {
+            fn content(self) -> Option<$crate::proto::MessageContent<v1::$report>> {
                 Some(match self.event? {
-                    v1::$module::Event::Progress(progress) => $crate::proto::Told::Progress(progress),
-                    v1::$module::Event::Report(part) => $crate::proto::Told::Report(part),
+                    v1::$module::Event::Progress(progress) => $crate::proto::MessageContent::Progress(progress),
+                    v1::$module::Event::Report(part) => $crate::proto::MessageContent::Report(part),
                 })
             }
         }

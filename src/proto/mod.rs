@@ -23,7 +23,7 @@ mod reports;
 mod status;
 mod wire;
 
-pub use message::{Message, Method, Told};
+pub use message::{Message, MessageContent, Method};
 pub use parts::{InParts, join};
 pub use progress::{event, replay};
 pub use status::{code_of, kind_of};
@@ -40,7 +40,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("cachectl.v1.bin");
 
 /// A received message violates the schema.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the message makes no sense: {0}")]
+#[error("invalid message: {0}")]
 pub struct Nonsense(pub String);
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ methods!(
         of DeleteReport[names, tags] for remove::Report;
     "Prune", "prune": PruneRequest -> PruneResponse(prune_response)
         of PruneReport[tags, left_out] for prune::Report;
-    "DiskUsage", "add up": DiskUsageRequest -> DiskUsageResponse(disk_usage_response)
+    "DiskUsage", "compute disk usage": DiskUsageRequest -> DiskUsageResponse(disk_usage_response)
         of DiskUsageReport[rows, broken] for du::Report;
     "Verify", "verify": VerifyRequest -> VerifyResponse(verify_response)
         of VerifyReport[faults, damaged] for verify::Report;
@@ -227,7 +227,7 @@ impl Wire<i32> for verify::Depth {
             Ok(v1::Depth::Digests) => Ok(Self::Digests),
             Ok(v1::Depth::Data) => Ok(Self::Data),
             // Verifying less deeply than requested would give a false result.
-            Err(_) => Err(Nonsense(format!("depth {wire} is not known here"))),
+            Err(_) => Err(Nonsense(format!("unknown depth {wire}"))),
         }
     }
 }

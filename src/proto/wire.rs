@@ -91,7 +91,7 @@ impl Wire<String> for Digest {
     }
 
     fn from_wire(wire: String) -> Result<Self, Nonsense> {
-        let refused = |_| Nonsense(format!("`{}` is no digest", wire.escape_debug()));
+        let refused = |_| Nonsense(format!("`{}` is not a digest", wire.escape_debug()));
         wire.parse().map_err(refused)
     }
 }

@@ -121,7 +121,7 @@ impl Doors for Pause {
         let working = self.working.lock();
         let oldest = working.all.values().next();
         Err(format!(
-            "{} has not ended for over {}s; try again when it has",
+            "{} has been running for over {}s; try again when it has ended",
             oldest.map_or("a request", String::as_str),
             RUNNING.as_secs()
         ))
@@ -179,7 +179,7 @@ mod tests {
         let _running = pause.pass(None, || "a copy".to_owned()).await;
         let began = Instant::now();
         let why = pause.shut().await.err().unwrap();
-        assert!(why.starts_with("a copy has not ended"), "{why}");
+        assert!(why.starts_with("a copy has been running"), "{why}");
         assert_eq!(began.elapsed().as_secs(), RUNNING.as_secs());
         drop(pause.pass(None, String::new).await);
     }

@@ -16,7 +16,7 @@ pub fn begin(headers: &HeaderMap, size: u64, etag: &str) -> Result<(Builder, Ran
         Part::Whole => (StatusCode::OK, 0..size),
         Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
         Part::Unsatisfiable => {
-            let why = "the content does not have this range";
+            let why = "the range is outside of the content";
             let refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, why);
             return Err(refusal.header(header::CONTENT_RANGE, format!("bytes */{size}")));
         }

@@ -73,7 +73,7 @@ impl Refusal {
 
     /// `405`: the path supports only these methods.
     pub fn method_not_allowed(methods: &'static str) -> Self {
-        let why = format!("this path knows {methods} only");
+        let why = format!("this path supports only {methods}");
         Self::new(StatusCode::METHOD_NOT_ALLOWED, why).header(ALLOW, methods)
     }
 
@@ -165,29 +165,26 @@ impl From<&store::Error> for Refusal {
             Kind::Full if [OVER_SHARE, QUEUE_FULL].contains(&error.op) => {
                 (StatusCode::INSUFFICIENT_STORAGE, error.message.as_str())
             }
-            Kind::Full => (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "there is no room left in the store",
-            ),
+            Kind::Full => (StatusCode::INSUFFICIENT_STORAGE, "the store is full"),
             Kind::Denied if error.op == OVER_QUOTA => {
                 (StatusCode::FORBIDDEN, error.message.as_str())
             }
             // The daemon's own credentials: the client can do nothing about them.
             Kind::Denied | Kind::Unauthenticated => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the store behind this registry does not let the daemon in; the daemon's log says why",
+                "the store behind this registry denies the daemon access; see the daemon's log",
             ),
             Kind::Unsupported => (
                 StatusCode::FORBIDDEN,
-                "the store behind this registry refuses it; its log says why",
+                "the store behind this registry does not support this; see the daemon's log",
             ),
             Kind::Throttled | Kind::Unavailable if !error.unheard => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the store behind this registry could not do it",
+                "the store behind this registry failed",
             ),
             Kind::NoSuchStore | Kind::Throttled | Kind::Timeout | Kind::Unavailable | Kind::Io => (
                 StatusCode::SERVICE_UNAVAILABLE,
-                "the store behind this registry is unreachable; the daemon's log says why",
+                "the store behind this registry is unreachable; see the daemon's log",
             ),
         };
         let mut refusal = match error.kind {

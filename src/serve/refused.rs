@@ -32,9 +32,9 @@ impl Refused {
     /// A description for everybody.
     pub fn words(self) -> &'static str {
         match self {
-            Self::NoRoom => "no room left",
-            Self::QueueFull => "the local queue is full of what waits for the remote store",
-            Self::Disk => "the disk cannot be written to",
+            Self::NoRoom => "the store is full",
+            Self::QueueFull => "the local queue for the remote store is full",
+            Self::Disk => "the disk is not writable",
         }
     }
 }

@@ -37,7 +37,7 @@ impl Door for Tokens {
         let (label, asked) = if head.uri.path() == TOKEN_PATH {
             (TOKEN_PATH, Ok(()))
         } else {
-            let why = "there is nothing at this path";
+            let why = "not found";
             ("other", Err(Refusal::new(StatusCode::NOT_FOUND, why)))
         };
         Some(Route {

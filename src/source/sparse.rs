@@ -10,14 +10,14 @@ use crate::entry::Extent;
 
 /// Position of the next bytes of content in a file.
 #[derive(Debug)]
-struct Place {
+struct SparsePosition {
     runs: Vec<Extent>,
     at: usize,
     /// Bytes of the current run that have been read.
     done: u64,
 }
 
-impl Place {
+impl SparsePosition {
     fn new(size: u64, extents: Option<&[Extent]>) -> Self {
         let whole = Extent {
             offset: 0,
@@ -59,14 +59,14 @@ impl Place {
 /// The content of an open file, read at offsets.
 pub(super) struct Data<'a> {
     file: &'a std::fs::File,
-    place: Place,
+    place: SparsePosition,
 }
 
 impl<'a> Data<'a> {
     pub(super) fn new(file: &'a std::fs::File, size: u64, extents: Option<&[Extent]>) -> Self {
         Self {
             file,
-            place: Place::new(size, extents),
+            place: SparsePosition::new(size, extents),
         }
     }
 
@@ -84,14 +84,14 @@ impl Read for Data<'_> {
 /// The data between the holes of a file.
 pub(super) struct SparseFile {
     file: StableFile,
-    place: Place,
+    place: SparsePosition,
 }
 
 impl SparseFile {
     pub(super) fn new(file: StableFile, size: u64, runs: &[Extent]) -> Self {
         Self {
             file,
-            place: Place::new(size, Some(runs)),
+            place: SparsePosition::new(size, Some(runs)),
         }
     }
 }

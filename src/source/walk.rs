@@ -89,7 +89,7 @@ pub fn walk<T: Send>(
     wanted: &(dyn Fn(&[u8], bool) -> bool + Sync),
     visit: &(dyn Fn(&Found<'_>, &mut Gathered<T>) -> Result<()> + Sync),
 ) -> Result<Gathered<T>> {
-    let queue = Queue::new(Job::List(None));
+    let queue = Queue::new(WalkTask::List(None));
     let walker = Walker {
         root,
         own,
@@ -121,7 +121,7 @@ pub fn walk<T: Send>(
     Ok(all)
 }
 
-enum Job {
+enum WalkTask {
     /// A folder to open and list; `None` is the root.
     List(Option<EntryPath>),
     /// Names of an open folder.
@@ -143,8 +143,10 @@ impl<T> Walker<'_, T> {
             // Counts the job as done even if it panics, so that the others do not wait for it forever.
             let done = Done(self.queue);
             let result = match job {
-                Job::List(path) => self.list(path.as_ref(), &mut out),
-                Job::Names(dir, path, names) => self.names(&dir, path.as_ref(), &names, &mut out),
+                WalkTask::List(path) => self.list(path.as_ref(), &mut out),
+                WalkTask::Names(dir, path, names) => {
+                    self.names(&dir, path.as_ref(), &names, &mut out)
+                }
             };
             if result.is_err() {
                 self.queue.stop();
@@ -180,7 +182,7 @@ impl<T> Walker<'_, T> {
         while !names.is_empty() {
             let rest = names.split_off(names.len().min(BATCH));
             self.queue
-                .add(Job::Names(Arc::clone(&dir), path.cloned(), names));
+                .add(WalkTask::Names(Arc::clone(&dir), path.cloned(), names));
             names = rest;
         }
         Ok(())
@@ -239,7 +241,7 @@ impl<T> Walker<'_, T> {
                 out,
             )?;
             if stat.is_dir() {
-                self.queue.add(Job::List(Some(path)));
+                self.queue.add(WalkTask::List(Some(path)));
             }
         }
         Ok(())
@@ -260,7 +262,7 @@ struct Queue {
 }
 
 struct QueueState {
-    jobs: Vec<Job>,
+    jobs: Vec<WalkTask>,
     /// Jobs that are waiting or running.
     open: usize,
     stopped: bool,
@@ -282,7 +284,7 @@ impl Drop for Done<'_> {
 }
 
 impl Queue {
-    fn new(first: Job) -> Self {
+    fn new(first: WalkTask) -> Self {
         Self {
             state: Mutex::new(QueueState {
                 jobs: vec![first],
@@ -293,7 +295,7 @@ impl Queue {
         }
     }
 
-    fn add(&self, job: Job) {
+    fn add(&self, job: WalkTask) {
         let mut state = self.state.lock();
         state.jobs.push(job);
         state.open += 1;
@@ -305,7 +307,7 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    fn next(&self) -> Option<Job> {
+    fn next(&self) -> Option<WalkTask> {
         let mut state = self.state.lock();
         loop {
             if state.stopped {

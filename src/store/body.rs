@@ -52,7 +52,7 @@ pub async fn collect(mut stream: ByteStream, len: u64) -> Result<Bytes> {
         }
     }
     if all.len() as u64 != len {
-        let why = format!("{len} bytes expected, {} came", all.len());
+        let why = format!("expected {len} bytes, received {}", all.len());
         return Err(Error::new(ErrorKind::Corrupt, "read", why));
     }
     Ok(all.freeze())

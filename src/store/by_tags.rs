@@ -110,7 +110,7 @@ impl<S: Flat> ByTags<S> {
             match flat.publish(&manifest, Some(place), expect).await {
                 // To the registry, what it should keep alive is not a manifest.
                 Err(e) if is_refusal(&e) => {
-                    tracing::debug!(error = %e, key = card.key, "Record stands alone");
+                    tracing::debug!(error = %e, key = card.key, "Record stored without a reference to its manifest");
                 }
                 done => return done,
             }
@@ -142,6 +142,6 @@ fn is_refusal(e: &Error) -> bool {
 
 /// The error for a key that does not belong to a record of a repository.
 fn no_place(op: &'static str, key: &str) -> Error {
-    let why = "only records of repositories are kept here, by the names of keys.rs";
+    let why = "only records of repositories can be stored here, under the names of keys.rs";
     Error::new(ErrorKind::Unsupported, op, why).at("", key)
 }

@@ -29,7 +29,7 @@ pub(super) fn check_range(op: &'static str, desc: &Descriptor, range: &Range<u64
     Err(Error::new(
         ErrorKind::Invalid,
         op,
-        format!("bytes {start} to {end} were asked for of a blob of {size}"),
+        format!("bytes {start} to {end} were requested of a blob of {size} bytes"),
     ))
 }
 
@@ -43,14 +43,14 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<()> {
         return Err(Error::new(
             ErrorKind::Invalid,
             "publish",
-            format!("a manifest of {size} bytes is over the limit of {MAX_MANIFEST_BYTES}"),
+            format!("a manifest of {size} bytes exceeds the limit of {MAX_MANIFEST_BYTES}"),
         ));
     }
     if !manifest.digest.matches(&manifest.bytes) {
         return Err(Error::new(
             ErrorKind::Corrupt,
             "publish",
-            "the manifest's bytes are not what its digest says",
+            "the manifest's bytes do not match its digest",
         ));
     }
     Ok(())
@@ -80,7 +80,7 @@ pub(super) fn check_body_blocking(op: &'static str, desc: &Descriptor, body: &Bo
     let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, op, why).at("", want));
     if size != desc.size {
         return wrong(format!(
-            "the body has {size} bytes, its descriptor says {}",
+            "the body has {size} bytes, but its descriptor says {}",
             desc.size
         ));
     }

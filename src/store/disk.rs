@@ -141,7 +141,7 @@ fn write(
         }
     };
     if !holds {
-        let why = "it is not as it was read";
+        let why = "it changed since it was read";
         return Err(Error::new(ErrorKind::Conflict, op, why));
     }
     // The record of a manifest rarely changes, and is written with each push of it.

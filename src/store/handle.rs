@@ -4,7 +4,7 @@ use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use super::{
     Meet, PushCheck, Records, RepoStore, Repository, StoreUrl, Sweep, Untag, behind::Hides,
-    error::Result, keys::Repo, marked::Marked, registry::ControlWay, scrub::Scrubber,
+    error::Result, keys::Repo, marked::MarkedBlobs, registry::ControlWay, scrub::Scrubber,
     wrap::counters::Counters,
 };
 
@@ -46,7 +46,7 @@ pub struct Facts {
     /// Its repositories, which may be read only where the store is; `None` if it holds a single one.
     pub repositories: Option<Arc<dyn Repositories>>,
     /// What a prune has marked; `None` unless doors will be open beside it.
-    pub marked: Option<Arc<Marked>>,
+    pub marked: Option<Arc<MarkedBlobs>>,
     /// Hashes blobs in the background; `None` unless the store checks its blobs itself.
     pub scrubber: Option<Scrubber>,
     /// Access to the control API; `None` if the store is not a daemon.

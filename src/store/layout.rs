@@ -211,7 +211,7 @@ impl Layout {
                 return Ok(lock);
             }
             if Instant::now() >= end {
-                let message = format!("`{BUILDKIT_LOCK}` is made and removed all the time");
+                let message = format!("`{BUILDKIT_LOCK}` keeps being created and removed");
                 return Err(
                     Error::new(ErrorKind::Timeout, op, message).at(self.entered.name(), key)
                 );
@@ -247,7 +247,7 @@ fn resolve_tag(
             ErrorKind::Corrupt,
             op,
             format!(
-                "it points at {}, which is gone; export again to repair it",
+                "it points at {}, which is missing; export again to repair it",
                 desc.digest
             ),
         )),

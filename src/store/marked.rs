@@ -53,7 +53,7 @@ pub(super) const FOUND_SECS: i64 = 12 * 3600;
 
 /// The blobs that marks name. Eight bytes of each digest are kept: renewing a false positive does no harm.
 #[derive(Debug, Default)]
-pub struct Marked {
+pub struct MarkedBlobs {
     names: RwLock<HashSet<u64>>,
     /// The same for blobs that a prune is about to remove although no mark names them.
     going: RwLock<HashSet<u64>>,
@@ -73,7 +73,7 @@ impl std::fmt::Debug for Lock {
     }
 }
 
-impl Marked {
+impl MarkedBlobs {
     /// Replaces the set of blobs that marks name.
     pub fn replace(&self, digests: impl IntoIterator<Item = Digest>) {
         let names = digests.into_iter().map(|d| short(&d)).collect();
@@ -150,7 +150,7 @@ impl Marked {
             }
             Err(e) if e.is_temporary() => Err(e),
             Err(error) => {
-                tracing::warn!(%digest, %error, "Marked blob cannot be renewed");
+                tracing::warn!(%digest, %error, "Could not renew a marked blob");
                 Ok(true)
             }
         }
@@ -167,7 +167,7 @@ fn short(digest: &Digest) -> u64 {
 
 /// What a prune is about to remove; dropped after the removal.
 #[must_use]
-pub struct Going(Arc<Marked>);
+pub struct Going(Arc<MarkedBlobs>);
 
 impl Drop for Going {
     fn drop(&mut self) {
@@ -181,11 +181,11 @@ impl Drop for Going {
 /// A sweep beside open doors: see the module.
 pub(super) struct Beside {
     inner: Arc<dyn Sweep>,
-    marked: Arc<Marked>,
+    marked: Arc<MarkedBlobs>,
 }
 
 impl Beside {
-    pub(super) fn new(inner: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
+    pub(super) fn new(inner: Arc<dyn Sweep>, marked: Arc<MarkedBlobs>) -> Self {
         // A store is opened once.
         let _ = marked.lock.set(Lock(inner.clone()));
         Self { inner, marked }

@@ -171,7 +171,7 @@ fn certificates(pem: &[u8]) -> std::result::Result<Vec<CertificateDer<'static>>,
         .map_err(|e| format!("is not PEM: {e}"))?;
     if found.is_empty() {
         return Err(
-            "holds no certificate (expected PEM, `-----BEGIN CERTIFICATE-----`)".to_owned(),
+            "contains no certificate (expected PEM, `-----BEGIN CERTIFICATE-----`)".to_owned(),
         );
     }
     Ok(found)
@@ -182,17 +182,16 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
     match why {
         // `webpki` has no message for it. This is what `openssl req -x509` creates by default; other clients accept it.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "its TLS certificate is a certificate authority's (CA:TRUE), which a server cannot use: issue a server certificate \
+            "its TLS certificate is a certificate authority's (CA:TRUE), which is invalid for a server: issue a server certificate \
              from it, or make a self-signed one with basicConstraints CA:FALSE (docs/operations.md has the commands)"
                 .to_owned()
         }
         CertificateError::UnknownIssuer if knows_no_authority() => {
-            "its TLS certificate cannot be checked, since this machine has no CA certificates: install the package \
-             ca-certificates, or set ca_bundle"
+            "its TLS certificate cannot be verified, since this machine has no CA certificates: install the package ca-certificates, or set ca_bundle"
                 .to_owned()
         }
         CertificateError::UnknownIssuer => {
-            "its TLS certificate was issued by an unknown authority: set ca_bundle to the certificate of a private one".to_owned()
+            "its TLS certificate was issued by an unknown authority: for a private authority, set ca_bundle to its certificate".to_owned()
         }
         CertificateError::BadSignature => {
             "its TLS certificate was not signed with the key of the authority that it names: set ca_bundle to that authority's \
@@ -232,8 +231,7 @@ pub(in crate::store) fn certificate_refused(why: &CertificateError) -> String {
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
         | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
-            "its TLS certificate, or one above it, is signed in a way that is not accepted (SHA-1, or a P-521 key): issue it with \
-             SHA-256 and a key of RSA (2048 bits or more), P-256, P-384 or Ed25519"
+            "its TLS certificate, or one above it, has an unsupported signature (SHA-1, or a P-521 key): issue it with SHA-256 and a key of RSA (2048 bits or more), P-256, P-384 or Ed25519"
                 .to_owned()
         }
         why => {

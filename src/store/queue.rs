@@ -11,7 +11,7 @@ pub const QUEUE_FULL: &str = "add to the queue";
 /// Refuses further data of any caller until the remote store has taken some; `Full`. `what` is full, by which setting.
 pub(super) fn queue_full(what: &str) -> Error {
     let why = format!(
-        "{what} full of what waits for the remote store, which has to take some first; a prune does not help"
+        "{what} full of writes that wait for the remote store, which must accept some first; a prune does not help"
     );
     Error::new(ErrorKind::Full, QUEUE_FULL, why)
 }
@@ -19,7 +19,7 @@ pub(super) fn queue_full(what: &str) -> Error {
 /// Refuses further `what` of one caller, while others may still add some; `Full`.
 pub(super) fn over_share(what: &str) -> Error {
     let why = format!(
-        "too many {what} of this caller wait for the remote store; the rest of the queue is for others: push again when the store has taken some"
+        "too many {what} of this caller wait for the remote store, and the rest of the queue is reserved for others: push again when the store has accepted some"
     );
     Error::new(ErrorKind::Full, OVER_SHARE, why)
 }

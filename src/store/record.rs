@@ -209,7 +209,7 @@ pub(super) fn warn_of_damaged_name(key: &str, error: &Error) {
     tracing::warn!(
         key,
         error = error.message,
-        "A tag is damaged, so all manifests of its repository are kept; push it again, or delete it with `cachectl rm`"
+        "Damaged tag: keeping all manifests of its repository; push the tag again, or delete it with `cachectl rm`"
     );
 }
 

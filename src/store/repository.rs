@@ -278,11 +278,11 @@ impl Repository {
     ) -> Result<Resolved> {
         let lost = |why: &str| Err(Error::new(ErrorKind::Corrupt, "resolve", why).at("", digest));
         if known.size > MAX_MANIFEST_BYTES {
-            return lost("its record says that it is longer than any manifest");
+            return lost("its record states a size over the limit for manifests");
         }
         let desc = Descriptor::new(&known.media_type, *digest, known.size);
         let Some(stream) = self.store.get(&desc, 0..desc.size).await? else {
-            return lost("its bytes are gone");
+            return lost("its bytes are missing");
         };
         let bytes: Vec<u8> = stream
             .try_fold(Vec::new(), |mut all, piece| async move {
@@ -369,7 +369,7 @@ impl Repository {
             Published::Conflict => Err(Error::new(
                 ErrorKind::Conflict,
                 "publish",
-                "the tag changed while it was written",
+                "the tag changed during the write",
             )),
         }
     }

@@ -61,18 +61,17 @@ impl FromStr for StoreUrl {
                 registry::Location::daemon(s).map(Self::Daemon)
             }
             "" if rest.starts_with(['/', '.', '~']) => {
-                Err(refused(format!("a folder is written `disk:{rest}`")))
+                Err(refused(format!("write a folder as `disk:{rest}`")))
             }
             "" if rest.is_empty() => Err(refused(format!("it is empty; {EXPECTED}"))),
             "http" | "https" => Err(refused(format!(
-                "a bucket of this server is written s3://BUCKET/PREFIX?endpoint={scheme}://HOST, and a registry \
-                 oci://HOST/REPOSITORY; a daemon is named with --daemon {scheme}://HOST:PORT"
+                "write a bucket of this server as s3://BUCKET/PREFIX?endpoint={scheme}://HOST, and a registry as oci://HOST/REPOSITORY; for a daemon use --daemon {scheme}://HOST:PORT"
             ))),
             "gs" => Err(refused(
                 "unsupported store type `gs:`; Google's buckets have an S3-compatible API for HMAC keys: s3://BUCKET/PREFIX?endpoint=https://storage.googleapis.com".to_owned(),
             )),
             _ if is_host_and_path(s) => Err(refused(
-                "not a store URL; a repository of a registry is written `oci://HOST/REPOSITORY`".to_owned(),
+                "not a store URL; write a repository of a registry as `oci://HOST/REPOSITORY`".to_owned(),
             )),
             _ if redact::is_scheme(scheme) => Err(refused(format!(
                 "unsupported store type `{scheme}:`; {EXPECTED}"
@@ -90,9 +89,9 @@ fn mistake(scheme: &str, text: &str) -> &'static str {
     if text.starts_with(['"', '\'', '`']) {
         ": the quotation marks around it are part of it"
     } else if text.contains('$') {
-        ": it holds a `$`, so a variable in it was not replaced"
+        ": it contains a `$`, so a variable in it was not replaced"
     } else if redact::is_scheme(&scheme.to_ascii_lowercase()) {
-        ": what stands before the `:` is written in lower case"
+        ": the part before the `:` must be lower case"
     } else {
         ""
     }
@@ -119,7 +118,7 @@ fn path(scheme: &str, rest: &str) -> std::result::Result<PathBuf, String> {
         // A host, which nobody intends.
         Some(_) => {
             return Err(format!(
-                "a folder is written `{scheme}:/abs` or `{scheme}:rel`, without `//`"
+                "write a folder as `{scheme}:/abs` or `{scheme}:rel`, without `//`"
             ));
         }
         None => rest,
@@ -128,7 +127,7 @@ fn path(scheme: &str, rest: &str) -> std::result::Result<PathBuf, String> {
         return Err(format!("it names no folder; expected {scheme}:PATH"));
     }
     if path.starts_with('~') {
-        return Err("`~` is the shell's business; write the folder's whole path".to_owned());
+        return Err("`~` is expanded only by the shell; write the folder's whole path".to_owned());
     }
     Ok(PathBuf::from(path))
 }

@@ -100,7 +100,7 @@ impl Exporter {
             .with_max_export_batch_size(config.queue.min(512))
             .with_scheduled_delay(config.spans_every)
             .build();
-        let spans = BatchSpanProcessor::builder(Told::new(spans))
+        let spans = BatchSpanProcessor::builder(ReportingExporter::new(spans))
             .with_batch_config(batches)
             .build();
         let sampler = Sampler::TraceIdRatioBased(config.sample.clamp(0.0, 1.0));
@@ -119,7 +119,7 @@ impl Exporter {
             resource: resource_message(&id),
             since: nanos(SystemTime::now()),
             every: config.numbers_every,
-            said: Said::new("Metrics"),
+            said: OutageLog::new("Metrics"),
         });
         Ok(Self {
             traces,
@@ -168,8 +168,8 @@ impl Exporter {
         let both = async { futures_util::future::join(spans, numbers).await.0 };
         match tokio::time::timeout(limit, both).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "The last spans were not sent"),
-            Err(_) => tracing::warn!("The last spans and metrics were not sent in time"),
+            Ok(Err(error)) => tracing::warn!(%error, "Could not send the last spans"),
+            Err(_) => tracing::warn!("Could not send the last spans and metrics in time"),
         }
     }
 }
@@ -228,7 +228,7 @@ struct Numbers {
     resource: ResourceMessage,
     since: u64,
     every: Duration,
-    said: Said,
+    said: OutageLog,
 }
 
 impl Numbers {
@@ -260,21 +260,21 @@ impl Numbers {
 
 /// The exporter of spans, which reports outages.
 #[derive(Debug)]
-struct Told {
+struct ReportingExporter {
     inner: opentelemetry_otlp::SpanExporter,
-    said: Said,
+    said: OutageLog,
 }
 
-impl Told {
+impl ReportingExporter {
     fn new(inner: opentelemetry_otlp::SpanExporter) -> Self {
         Self {
             inner,
-            said: Said::new("Spans"),
+            said: OutageLog::new("Spans"),
         }
     }
 }
 
-impl SpanExporter for Told {
+impl SpanExporter for ReportingExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let sent = self.inner.export(batch).await;
         self.said.about(sent.as_ref().map(drop));
@@ -296,12 +296,12 @@ impl SpanExporter for Told {
 
 /// Logs once that the collector is unreachable, and once that it is back.
 #[derive(Debug)]
-struct Said {
+struct OutageLog {
     what: &'static str,
     away: AtomicBool,
 }
 
-impl Said {
+impl OutageLog {
     fn new(what: &'static str) -> Self {
         Self {
             what,
@@ -313,9 +313,11 @@ impl Said {
         let was_away = self.away.swap(sent.is_err(), Relaxed);
         match sent {
             Err(error) if !was_away => {
-                tracing::warn!(what = self.what, %error, "Collector does not accept data");
+                tracing::warn!(what = self.what, %error, "The OTLP collector does not accept data");
             }
-            Ok(()) if was_away => tracing::info!(what = self.what, "Collector is back"),
+            Ok(()) if was_away => {
+                tracing::info!(what = self.what, "The OTLP collector accepts data again")
+            }
             _ => {}
         }
     }

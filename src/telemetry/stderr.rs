@@ -27,7 +27,7 @@ pub(super) fn start() {
         Lines::start(io::stderr(), |dropped| {
             tracing::warn!(
                 dropped,
-                "Log lines were dropped: the reader of standard error is too slow"
+                "Dropped log lines: the reader of standard error is too slow"
             );
         })
     });
@@ -48,7 +48,7 @@ pub fn flush(limit: Duration) {
     }
 }
 
-enum Item {
+enum WriterMessage {
     Line(Vec<u8>),
     /// Everything before it has been written.
     Reached(SyncSender<()>),
@@ -62,7 +62,7 @@ struct Counts {
 
 /// Lines for a writer that may block.
 struct Lines {
-    items: Sender<Item>,
+    items: Sender<WriterMessage>,
     counts: Arc<Counts>,
 }
 
@@ -87,26 +87,26 @@ impl Lines {
             return;
         }
         // Fails only if the thread could not be started.
-        drop(self.items.send(Item::Line(line.to_vec())));
+        drop(self.items.send(WriterMessage::Line(line.to_vec())));
     }
 
     /// Waits until all earlier lines are written; returns false if that takes longer than `limit`.
     fn flush(&self, limit: Duration) -> bool {
         let (reached, wait) = sync_channel(1);
-        let sent = self.items.send(Item::Reached(reached));
+        let sent = self.items.send(WriterMessage::Reached(reached));
         sent.is_ok() && wait.recv_timeout(limit).is_ok()
     }
 }
 
-fn copy(queue: &Receiver<Item>, mut to: impl Write, counts: &Counts, told: impl Fn(u64)) {
+fn copy(queue: &Receiver<WriterMessage>, mut to: impl Write, counts: &Counts, told: impl Fn(u64)) {
     for item in queue {
         match item {
-            Item::Line(line) => {
+            WriterMessage::Line(line) => {
                 // It is not our problem if the reader is gone.
                 drop(to.write_all(&line));
                 counts.waiting.fetch_sub(line.len() + PER_LINE, Relaxed);
             }
-            Item::Reached(reached) => {
+            WriterMessage::Reached(reached) => {
                 let _ = reached.try_send(());
             }
         }

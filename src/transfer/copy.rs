@@ -90,7 +90,7 @@ pub async fn copy(
     root: &Manifest,
     tag: Option<(&Tag, &Expect)>,
 ) -> Result<Copied> {
-    let job = Job::new(options);
+    let job = Copier::new(options);
     let started = Instant::now();
     job.below(root).await?;
     if started.elapsed() > LOOK_AGAIN {
@@ -114,12 +114,12 @@ pub async fn copy(
 /// # Errors
 /// As [`copy`].
 pub async fn copy_below(options: &Options, root: &Manifest) -> Result<CopyReport> {
-    let job = Job::new(options);
+    let job = Copier::new(options);
     job.below(root).await?;
     Ok(job.report())
 }
 
-struct Job<'a> {
+struct Copier<'a> {
     options: &'a Options,
     spools: Semaphore,
     /// Blobs and manifests that are done or in progress.
@@ -138,7 +138,7 @@ enum Step {
     Leave(Manifest),
 }
 
-impl<'a> Job<'a> {
+impl<'a> Copier<'a> {
     fn new(options: &'a Options) -> Self {
         Self {
             options,
@@ -329,7 +329,7 @@ impl<'a> Job<'a> {
         };
         let (read, written) = tokio::join!(reading, writing);
         if read? > desc.size {
-            let why = "more bytes came than it has";
+            let why = "received more bytes than its size";
             return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
         }
         written

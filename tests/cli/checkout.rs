@@ -294,7 +294,7 @@ fn a_request_of_which_the_number_is_unknown_reads_the_base_and_writes_nothing() 
     // Said once a job, where it matters.
     assert_eq!(complaints(&import).len(), 0, "{import}");
     assert_eq!(complaints(&export).len(), 1, "{export}");
-    assert!(export.stderr.contains("number is unknown"), "{export}");
+    assert!(export.stderr.contains("of unknown number"), "{export}");
     assert!(export.stderr.contains("CACHECTL_SCOPE"), "{export}");
     assert!(
         export
@@ -324,7 +324,7 @@ fn an_unknown_ci_system_is_warned_of_once_and_writes_no_default_for_a_request() 
     assert!(
         outcome
             .stderr
-            .contains("$BITBUCKET_PR_ID tells of a pull request"),
+            .contains("$BITBUCKET_PR_ID indicates a pull request"),
         "{outcome}"
     );
     assert!(!node.path("store").exists());

@@ -484,7 +484,7 @@ fn buildx_setup_runs_docker_once_for_a_builder() {
     assert!(config.contains("http = true"), "{config}");
     let again = words(&node, line).env("PATH", &path).run().code(1);
     assert!(
-        again.stderr.contains("there is a builder `b` already"),
+        again.stderr.contains("builder `b` already exists"),
         "{again}"
     );
     let none = words(&node, line).env("PATH", "/nonexistent").run().code(1);

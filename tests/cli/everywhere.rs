@@ -193,7 +193,7 @@ fn stall_and_connect_timeout() {
     let more = "--stall 300ms --connect-timeout 500ms --retry-for 0 --budget 1h";
     for outcome in all(&node, at(&WITH_A_STORE, &url), more) {
         // An answer may take three times as long; a second more than to connect is allowed for one that begins.
-        let ended = ["no answer in 0.9s", "no answer in 1.5s"];
+        let ended = ["no answer within 0.9s", "no answer within 1.5s"];
         let is_said = ended.iter().any(|text| outcome.stderr.contains(text));
         assert!(is_said, "{outcome}");
     }

@@ -80,13 +80,13 @@ fn usage_errors_are_2_whatever_the_mode() {
     for (line, says) in [
         ("export dir tree", "needs a name"),
         ("export dir --name t", "which folder"),
-        ("export go tree", "paths go with `dir`"),
-        ("export go --merge", "--merge is for folders"),
+        ("export go tree", "only `dir` takes paths"),
+        ("export go --merge", "--merge applies only to folders"),
         (
             "export dir tree --name t --merge --replace",
-            "give one of them",
+            "give only one of them",
         ),
-        ("export gobuild --name n --exclude x", "go with `dir`"),
+        ("export gobuild --name n --exclude x", "apply only to `dir`"),
         (
             "export dir tree ../home/tree --name t",
             "two folders would be stored as `t/tree`",
@@ -101,7 +101,7 @@ fn usage_errors_are_2_whatever_the_mode() {
         ),
         ("copy disk:/a disk:/a", "same store"),
         ("rm t --read-only", "--read-only"),
-        ("man nonsense", "no command `nonsense`"),
+        ("man nonsense", "unknown command `nonsense`"),
         ("export", "SOURCE"),
         ("exprot go", "export"),
         ("export dri", "dir"),
@@ -389,7 +389,7 @@ fn an_unknown_name_is_not_well() {
     let node = node_with_tree();
     let (at, ..) = with_an_export(&node);
     let outcome = run(&node, &format!("verify nothing --store {at}")).code(1);
-    assert!(!outcome.stdout.contains("all is well"), "{outcome}");
+    assert!(!outcome.stdout.contains("no faults"), "{outcome}");
     let outcome = run(&node, &format!("verify nothing --json --store {at}")).code(1);
     assert_eq!(outcome.json()["ok"], false, "{outcome}");
 }

@@ -92,7 +92,7 @@ fn scope(node: &Node) {
     assert!(ok(node, "env --scope seen").contains("seen"));
     ok(node, "export dir x --name n --scope other");
     let missed = run(node, "rm n --scope nobody").code(1);
-    let want = "no cache named `n` has scope `nobody`; there is dir n (scope ";
+    let want = "no cache named `n` has scope `nobody`; found: dir n (scope ";
     assert!(missed.stderr.contains(want), "{missed}");
     let deleted = ok(node, "rm n --scope team --kind dir");
     assert!(
@@ -378,7 +378,7 @@ fn a_folder_of_which_nothing_is_carried_empties_no_name() {
         assert!(
             outcome
                 .stderr
-                .contains("it is empty, or all of it is left out"),
+                .contains("it is empty, or everything in it is left out"),
             "{outcome}"
         );
         ok(&node, "import dir y --name n");

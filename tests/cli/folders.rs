@@ -202,7 +202,7 @@ fn a_store_is_not_a_folder_to_carry() {
             for other in [store, "disk:third"] {
                 let line = format!("{verb} dir {folder} --name x --store {other}");
                 let outcome = run(&node, &line).code(2);
-                assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
+                assert!(outcome.stderr.contains("belongs to cachectl"), "{outcome}");
             }
         }
     }
@@ -217,7 +217,7 @@ fn a_store_is_not_a_folder_to_carry() {
             let path = path.display();
             let line = format!("import dir {path} --name o --store disk:s --config cachectl.toml");
             let outcome = run(&node, &line).code(2);
-            assert!(outcome.stderr.contains("cachectl's own"), "{outcome}");
+            assert!(outcome.stderr.contains("belongs to cachectl"), "{outcome}");
             assert!(!node.path("home").join(new).join("f").exists());
         }
     }
@@ -353,7 +353,7 @@ fn an_owner_with_capitals_is_lowered_with_a_note() {
     assert!(
         outcome
             .stderr
-            .contains("note: registries know lower case only: using repository `my-org/ci-cache`"),
+            .contains("note: repository names are lower case: using repository `my-org/ci-cache`"),
         "{outcome}"
     );
 }

@@ -151,7 +151,7 @@ fn a_proxy_that_does_not_do_is_named_by_its_variable_and_never_shown() {
             let outcome = line.env(&variable, proxy).run().code(1);
             let through = format!("through the proxy of ${variable}");
             assert_eq!(outcome.stderr.contains(&through), wanted, "{outcome}");
-            let ignored = format!("`{variable}` is no URL of a proxy and is ignored");
+            let ignored = format!("`{variable}` is not a proxy URL and is ignored");
             assert_eq!(outcome.stderr.contains(&ignored), !wanted, "{outcome}");
             assert!(!outcome.stderr.contains("hunter2"), "{outcome}");
         }
@@ -274,9 +274,7 @@ fn verify_counts_manifests_and_blobs_in_words() {
     let node = node_with_tree();
     run(&node, "export dir tree --name n").success();
     let said = run(&node, "verify").success().stdout;
-    let (counted, rest) = said
-        .split_once(" checked (structure): all is well")
-        .unwrap();
+    let (counted, rest) = said.split_once(" checked (structure): no faults").unwrap();
     assert!(rest.starts_with("; "), "{said}");
     let counted: Vec<&str> = counted.split(", ").collect();
     let words: Vec<&str> = counted
@@ -303,7 +301,10 @@ fn an_interrupted_command_says_what_it_leaves() {
         ("copy {store} disk:copied", UNPUBLISHED),
         ("prune --max-age 1d --store {store}", ""),
         ("rm n --store {store}", ""),
-        ("flush --daemon {daemon}", "; the daemon goes on uploading"),
+        (
+            "flush --daemon {daemon}",
+            "; the daemon continues to upload",
+        ),
         ("ls --store {store}", ""),
         ("verify --store {store}", ""),
         ("du --store {store}", ""),

@@ -177,7 +177,7 @@ fn the_store_can_be_looked_at_checked_copied_and_emptied() {
         run(&node, &format!("verify {at}"))
             .success()
             .stdout
-            .contains("all is well")
+            .contains("no faults")
     );
 
     let second = format!("disk:{}", node.path("second").display());

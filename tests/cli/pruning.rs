@@ -13,7 +13,7 @@ use super::{daemon::Daemon, folders::give_away, node_with_tree, store, words};
 use crate::support::{cli::number, process::http};
 
 /// What a daemon that was started lately says of a prune at once.
-const FORGOTTEN: &str = "does not know what it told builds before";
+const FORGOTTEN: &str = "does not know which blobs it confirmed to builds before";
 
 fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", const_hex::encode(Sha256::digest(bytes)))

@@ -230,7 +230,7 @@ fn a_daemon_copies_all_repositories_and_this_process_says_what_it_cannot() {
     let some = words(&node, &layout).run().code(1);
     assert!(
         some.stderr.contains("not copied: repository f/x: ")
-            && some.stderr.contains("choose with --repository cachectl")
+            && some.stderr.contains("copy one with --repository cachectl")
             && !some.stderr.contains("cachectl verify"),
         "{some}"
     );

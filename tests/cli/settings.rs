@@ -208,7 +208,7 @@ fn the_local_store_on_ci_is_warned_of_once_and_only_there() {
     let branch = [("GITLAB_CI", "true"), ("CI_COMMIT_BRANCH", "main")];
     let warned = import(&branch);
     assert_eq!(warned.lines().count(), 1, "{warned}");
-    assert!(warned.contains("dies with it"), "{warned}");
+    assert!(warned.contains("is lost with the node"), "{warned}");
     assert_eq!(import(&[]), "");
     assert_eq!(import(&[("CI", "false")]), "");
     let store = super::store(&node);

@@ -371,7 +371,7 @@ fn what_is_left_out_is_a_warning() {
     let lines = complaints(&outcome);
     assert_eq!(lines.len(), 1, "{outcome}");
     assert!(
-        lines[0].starts_with("cachectl: warning: dir t: 2 things left out: p: "),
+        lines[0].starts_with("cachectl: warning: dir t: 2 items left out: p: "),
         "{outcome}"
     );
     let warnings = super::strings(&outcome.json()["warnings"])

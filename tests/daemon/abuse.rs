@@ -284,7 +284,10 @@ fn what_the_client_does_wrong_is_answered_logged_and_counted_as_its_own() {
     drop(send("gone", false));
     let lines = victim.daemon.wait_for_times("Request body ended early", 3);
     assert!(
-        lines["why"].as_str().unwrap().contains("broke off"),
+        lines["why"]
+            .as_str()
+            .unwrap()
+            .contains("closed the connection"),
         "{lines:?}"
     );
     victim.daemon.wait_for_times("Request", 6);

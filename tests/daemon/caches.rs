@@ -237,7 +237,7 @@ fn image_and_cache_under_one_tag_are_told_of() {
     let log = daemon.log();
     for text in [
         "A BuildKit cache replaces an image or another manifest",
-        "now stands for another manifest",
+        "now points at another manifest",
     ] {
         assert_eq!(log.matches(text).count(), 1, "{text}: {log}");
     }

@@ -153,7 +153,7 @@ fn a_start_says_what_is_set_and_with_v_all_settings() {
         daemon.first_words(),
         [
             "Settings",
-            "Authentication is set up",
+            "Authentication configured",
             "Listening",
             "Listening",
             "Ready"

@@ -99,8 +99,9 @@ fn a_request_that_does_not_end_is_cut_off_in_time() {
     daemon.signal(Signal::TERM);
     // The rest of that upload never comes.
     assert_eq!(daemon.wait().code(), Some(1));
-    let line = daemon
-        .wait_for("Ended before everything was done: raise drain_timeout if that happens often");
+    let line = daemon.wait_for(
+        "Stopped before everything was finished: raise drain_timeout if this happens often",
+    );
     assert_eq!(line["connections"], 1);
 }
 

@@ -196,7 +196,7 @@ fn a_daemon_that_ends_while_its_store_is_stopped_keeps_what_it_acknowledged() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().code(), Some(1));
     let line = daemon.wait_for(
-        "Ended with writes in the queue, since the remote store is unreachable; they are safe on disk, and sent after the next start",
+        "Stopped with queued writes, since the remote store is unreachable; they are safe on disk, and uploaded after the next start",
     );
     assert!(!line["error"].as_str().unwrap().is_empty(), "{line:?}");
     scene.server.pause(false);
@@ -217,7 +217,7 @@ fn the_log_says_where_and_why_a_store_is_unreachable() {
         .envs(S3Server::env());
     let daemon = Daemon::run(command);
     daemon.wait_for("Store is unreachable");
-    let line = daemon.wait_for("Why the store does not answer");
+    let line = daemon.wait_for("The store's late answer is an error");
     let error = line["error"].as_str().unwrap();
     assert!(error.contains(&port.to_string()), "{error}");
     assert!(error.contains("refused"), "{error}");

@@ -41,14 +41,14 @@ fn a_mistake_changes_nothing_and_names_its_line() {
     let (daemon, config) = guarded(&node, "push");
     fs::write(&config, "[auth]\ntrust_local = \"nobody\"\nanonymus = 1\n").unwrap();
     daemon.signal(Signal::HUP);
-    let line = daemon.wait_for("Not reloaded: everything stays as it was");
+    let line = daemon.wait_for("Reload failed; keeping the previous configuration");
     assert!(line["error"].as_str().unwrap().contains("c.toml:3"));
     assert_eq!(begin(&daemon), 202);
     // Half of it is right, but the users cannot be read: that half does not hold either.
     let half = format!("{}htpasswd = \"missing\"\n", guard("pull"));
     fs::write(&config, half).unwrap();
     daemon.signal(Signal::HUP);
-    daemon.wait_for_times("Not reloaded: everything stays as it was", 2);
+    daemon.wait_for_times("Reload failed; keeping the previous configuration", 2);
     assert_eq!(begin(&daemon), 202);
     fs::write(&config, guard("pull")).unwrap();
     daemon.signal(Signal::HUP);
@@ -69,7 +69,7 @@ fn what_needs_a_restart_is_named() {
     daemon.signal(Signal::HUP);
     let line = daemon.wait_for("Reloaded");
     assert_eq!(line["changed"], "log drain_timeout");
-    let waits = daemon.lines("Setting needs a restart");
+    let waits = daemon.lines("Changed setting takes effect after a restart");
     assert_eq!(waits.len(), 1);
     assert_eq!(waits[0]["key"], "concurrency");
     assert_eq!(waits[0]["origin"], format!("{config}:2"));
@@ -86,7 +86,7 @@ fn the_log_filter_follows_the_file() {
     };
     // It holds from then on for what is said of the reload itself.
     reload("log = \"warn\"\nconcurrency = 9\n");
-    daemon.wait_for("Setting needs a restart");
+    daemon.wait_for("Changed setting takes effect after a restart");
     reload("log = \"info\"\n");
     daemon.wait_for("Reloaded");
     assert_eq!(daemon.lines("Reloaded").len(), 1);

@@ -19,7 +19,7 @@ fn without_arguments_it_serves_or_says_who_has_the_port() {
     let began = std::time::Instant::now();
     while daemon.lines("Ready").is_empty() {
         // Port 5000 may be another program's, on the machine of whoever runs this test.
-        if let Some(line) = daemon.lines("Not started").first() {
+        if let Some(line) = daemon.lines("Startup failed").first() {
             let why = line["error"].as_str().unwrap();
             assert!(
                 why.starts_with("cannot listen on 127.0.0.1:5000: "),
@@ -141,7 +141,7 @@ fn check_config_prints_what_would_hold_without_secrets() {
         "max_requests 9 $CACHECTLD_MAX_REQUESTS"
     );
     assert!(!text.contains("hunter2"), "{text}");
-    assert!(text.contains("the store cannot be reached now: "), "{text}");
+    assert!(text.contains("the store is not reachable now: "), "{text}");
     assert!(text.ends_with("\nOK: the settings are valid\n"), "{text}");
     assert!(!node.path("home/.local").exists(), "a check makes nothing");
 }
@@ -165,7 +165,10 @@ fn a_variable_that_hides_a_line_of_the_file_is_warned_of() {
         table.contains(" http://127.0.0.1:0, 127.0.0.1:0 "),
         "{table}"
     );
-    let warned: Vec<_> = said.lines().filter(|l| l.contains("wins over")).collect();
+    let warned: Vec<_> = said
+        .lines()
+        .filter(|l| l.contains("overrides the"))
+        .collect();
     // Not of the same value, nor of a flag: whoever typed that knows.
     let [said] = warned[..] else {
         panic!("not one warning: {said}");
@@ -202,7 +205,7 @@ fn check_config_says_whether_a_folder_is_there() {
     fs::create_dir(node.path("store")).unwrap();
     let after = check();
     assert!(
-        after.ends_with("the store can be reached\nOK: the settings are valid\n"),
+        after.ends_with("the store is reachable\nOK: the settings are valid\n"),
         "{after}"
     );
 }
@@ -263,17 +266,17 @@ fn wrong_settings_end_with_2_and_say_where_and_what() {
             &["--config", "/nonexistent"],
             &["does not exist (--config)"],
         ),
-        (&["--config", &loud], &["`log` is no filter"]),
+        (&["--config", &loud], &["invalid `log` filter"]),
         (&["--config", &users], &["missing"]),
         (&["--config", &keys], &["missing.pem"]),
         (&["--listen", ":5000"], &["0.0.0.0 or [::]"]),
         (
             &["--store", "cachectld:/s"],
-            &["cannot stand behind a daemon"],
+            &["which another daemon cannot use"],
         ),
-        (&["--front", "f"], &["gains nothing", "leave out `front`"]),
+        (&["--front", "f"], &["is useless", "leave out `front`"]),
         (&["--lisen", "x"], &["--listen"]),
-        (&["--socket-group", "no such group"], &["there is no group"]),
+        (&["--socket-group", "no such group"], &["no group `"]),
         (
             &["--listen", "0.0.0.0:0"],
             &["without authentication", "auth.insecure_no_auth"],
@@ -304,7 +307,7 @@ fn variables_of_other_programs_are_warned_of_and_do_not_keep_it_from_starting() 
         .env("CACHECTLD_VERSION", "1.2")
         .env("CACHECTLD_SERVICE_HOST", "10.0.0.1");
     let daemon = Daemon::run(start);
-    let warned = daemon.lines("Environment variable is no setting and is ignored");
+    let warned = daemon.lines("Environment variable is not a setting and is ignored");
     assert_eq!(warned.len(), 1, "{warned:?}");
     assert_eq!(warned[0]["variable"], "CACHECTLD_VERSION");
 }
@@ -364,7 +367,7 @@ fn a_taken_port_names_who_has_it() {
     second.arg("--state").arg(state);
     let (code, said) = failure(second);
     assert_eq!(code, 1);
-    let who = format!("cachectld (pid {pid}) listens there");
+    let who = format!("cachectld (pid {pid}) already listens on it");
     assert!(said.contains(&who), "{said}");
 }
 
@@ -378,7 +381,7 @@ fn a_taken_socket_is_left_alone() {
     second.arg("--state").arg(node.path("other"));
     let (code, said) = failure(second);
     assert_eq!(code, 1);
-    assert!(said.contains("another program answers there"), "{said}");
+    assert!(said.contains("another program listens on it"), "{said}");
     assert!(UnixStream::connect(first.socket()).is_ok());
 }
 
@@ -483,7 +486,7 @@ fn rules_for_nobody_are_warned_of_at_the_start_and_by_a_check() {
         "{said}"
     );
     assert!(
-        said.contains("`Team/**` matches no repository: names are lower case"),
+        said.contains("`Team/**` matches no repository: a name is lower case"),
         "{said}"
     );
     let mut running = command();

@@ -60,10 +60,10 @@ async fn certificates_are_replaced_while_it_runs() {
     certificate(&node);
     fs::write(node.path("k.pem"), key).unwrap();
     daemon.signal(Signal::HUP);
-    daemon.wait_for("Not reloaded: everything stays as it was");
+    daemon.wait_for("Reload failed; keeping the previous configuration");
     assert_eq!(asked(&second, tls).await, Some(200));
     // At the start, and with the reload that took it over.
-    assert_eq!(daemon.lines("TLS is set up").len(), 2);
+    assert_eq!(daemon.lines("TLS configured").len(), 2);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_certificate_of_an_authority_is_warned_of_and_named_by_who_refuses_it() {
     assert_eq!(checked.status.code(), Some(0), "{said}");
     assert!(said.contains("CA:TRUE"), "{said}");
     let daemon = Daemon::run(command());
-    daemon.wait_for("Clients will refuse the TLS certificate: it is a certificate authority's (CA:TRUE), which cachectl and other clients built on rustls do not take from a server; issue a server certificate from it, or make a self-signed one with basicConstraints CA:FALSE");
+    daemon.wait_for("Clients will refuse the TLS certificate: it is a certificate authority's (CA:TRUE), which cachectl and other rustls-based clients do not accept from a server; issue a server certificate from it, or make a self-signed one with basicConstraints CA:FALSE");
     let url = daemon.listeners()[0]
         .0
         .replace("https://", "cachectld+https://");

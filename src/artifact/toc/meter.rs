@@ -32,7 +32,7 @@ pub enum NotRead {
     #[error(transparent)]
     Memory(#[from] Exhausted),
     /// [`Reading::stopped`] returned true.
-    #[error("reading it was given up")]
+    #[error("reading it was aborted")]
     Stopped,
 }
 

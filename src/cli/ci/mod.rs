@@ -30,9 +30,7 @@ enum Building {
         number: Option<String>,
         target: Option<String>,
     },
-    /// A branch.
     Branch(String),
-    /// A tag.
     Tag(String),
 }
 
@@ -193,7 +191,7 @@ pub(crate) fn detect(env: &Env, event: Option<&Value>, default_branch: Option<&s
     let doubt = scope.is_none().then(|| {
         let variables: Vec<String> = because.iter().map(|v| format!("${v}")).collect();
         format!(
-            "this job may run the code of a pull request whose number is unknown ({}): it reads scope {}, and nothing is exported; {REMEDY}",
+            "this job may run the code of a pull request of unknown number ({}): it only reads scope {} and exports nothing; {REMEDY}",
             variables.join(" "),
             fallbacks.join(", then ")
         )
@@ -214,11 +212,11 @@ fn untold(system: &System, env: &Env, because: Vec<&'static str>) -> Ci {
     let may_write = !system.always_tells && sign.is_none();
     let doubt = if may_write {
         format!(
-            "{name} does not say which branch this job builds: it reads and writes scope {DEFAULT}; {REMEDY}"
+            "{name} does not report which branch this job builds: it reads and writes scope {DEFAULT}; {REMEDY}"
         )
     } else {
         format!(
-            "{name} does not say here what this job builds, which may be a pull request: it reads scope {DEFAULT}, and nothing is exported; pass the CI system's variables on, or {REMEDY}"
+            "the variables of {name} that say what this job builds are missing, and it may be a pull request: the job only reads scope {DEFAULT} and exports nothing; pass the CI system's variables on, or {REMEDY}"
         )
     };
     Ci {
@@ -235,10 +233,10 @@ fn unknown_system(env: &Env) -> Ci {
     let sign = signs::request(env);
     let doubt = match sign {
         Some(sign) => Some(format!(
-            "${sign} tells of a pull request, but cachectl does not know this CI system: this job reads scope {DEFAULT}, and nothing is exported; {REMEDY}"
+            "${sign} indicates a pull request, but cachectl does not know this CI system: this job only reads scope {DEFAULT} and exports nothing; {REMEDY}"
         )),
         None if env.is_ci() => Some(format!(
-            "cachectl does not know this CI system and cannot tell pull requests from others: this job writes scope {DEFAULT}; in jobs that build pull requests set CACHECTL_SCOPE, such as `pr-7`, or CACHECTL_READ_ONLY=1"
+            "cachectl does not know this CI system and cannot recognize pull requests: this job writes scope {DEFAULT}; in jobs that build pull requests set CACHECTL_SCOPE, such as `pr-7`, or CACHECTL_READ_ONLY=1"
         )),
         None => None,
     };

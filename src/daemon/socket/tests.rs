@@ -47,11 +47,11 @@ async fn a_living_socket_and_other_files_stay() {
     let path = dir.path().join("s");
     let _living = Blocking::bind(&path).unwrap();
     let e = Listener::unix(&at(path)).await.unwrap_err();
-    assert!(e.message.contains("answers there"), "{}", e.message);
+    assert!(e.message.contains("listens on it"), "{}", e.message);
     let file = dir.path().join("f");
     std::fs::write(&file, "x").unwrap();
     let e = Listener::unix(&at(file.clone())).await.unwrap_err();
-    assert!(e.message.contains("something else"), "{}", e.message);
+    assert!(e.message.contains("not a socket"), "{}", e.message);
     assert_eq!(std::fs::read(&file).unwrap(), b"x");
 }
 
@@ -74,7 +74,7 @@ async fn a_port_that_is_taken_names_who_has_it() {
     let e = Listener::tcp(address(&taken.to_string()))
         .await
         .unwrap_err();
-    let pid = format!("(pid {}) listens there", std::process::id());
+    let pid = format!("(pid {}) already listens on it", std::process::id());
     assert!(e.message.ends_with(&pid), "{}", e.message);
 }
 

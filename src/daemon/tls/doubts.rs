@@ -13,13 +13,13 @@ pub(super) fn of_server(certificate: &CertificateDer<'_>) -> Vec<&'static str> {
     // Created by `openssl req -x509` by default. Curl, Go and docker accept it, if it is trusted.
     if constraints.is_some_and(|c| c.value.ca) {
         doubts.push(
-            "it is a certificate authority's (CA:TRUE), which cachectl and other clients built on rustls do not take from a server; \
+            "it is a certificate authority's (CA:TRUE), which cachectl and other rustls-based clients do not accept from a server; \
              issue a server certificate from it, or make a self-signed one with basicConstraints CA:FALSE",
         );
     }
     if !matches!(certificate.subject_alternative_name(), Ok(Some(_))) {
         doubts.push(
-            "it has no subject alternative name (subjectAltName), and a common name does not count",
+            "it has no subject alternative name (subjectAltName), and clients ignore the common name",
         );
     }
     if !certificate.validity().is_valid() {

@@ -12,19 +12,19 @@ use super::{Key, Permit, Shared};
 
 pub(super) enum Asked {
     Taken(Permit),
-    Queued(Waiting),
+    Queued(QueuedWaiter),
     Refused,
 }
 
 /// A waiter's end of the queue; dropped, it leaves the queue. Ends with `None` if it is refused.
-pub(super) struct Waiting {
+pub(super) struct QueuedWaiter {
     pub(super) shared: Arc<Shared>,
     pub(super) key: Key,
     pub(super) ticket: u64,
     pub(super) granted: oneshot::Receiver<Permit>,
 }
 
-impl Future for Waiting {
+impl Future for QueuedWaiter {
     type Output = Option<Permit>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -32,7 +32,7 @@ impl Future for Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for QueuedWaiter {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         let Some(caller) = state.callers.get_mut(&self.key) else {

@@ -12,7 +12,7 @@ use super::{
     is_merged,
     join::{self, Joined},
     layers,
-    merging::Place,
+    merging::MergePermit,
     settle::{Dispute, Settled, Unsettled},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    store::{Body, ErrorKind, Repository, Resolved, Result},
+    store::{Body, Repository, Resolved, Result, corrupt_is_none},
     task,
 };
 
@@ -224,7 +224,7 @@ impl CacheTags {
         &self,
         repo: &Repository,
         tag: &Tag,
-        place: Place,
+        place: MergePermit,
         parts: Vec<Part>,
         key: Option<(Vec<Dated>, Option<Dated>)>,
         settled: &Settled,
@@ -324,7 +324,7 @@ impl CacheTags {
         let joined = task::blocking(move || join::join(parts, &lost, &claims)).await;
         for digest in &joined.pruned {
             self.count(|c| &c.pruned, 1);
-            tracing::info!(%digest, "Cache is served without layers that are not here");
+            tracing::info!(%digest, "Cache is served without its missing layers");
         }
         if joined.is_merge {
             self.count(|c| &c.merged, 1);
@@ -333,7 +333,7 @@ impl CacheTags {
             self.count(|c| &c.dropped_records, joined.dropped_records);
             tracing::warn!(
                 records = joined.dropped_records,
-                "Merged cache is at BuildKit's limit of 1 MiB; what exceeds the share of its part is left out, the oldest first"
+                "Merged cache reached BuildKit's limit of 1 MiB; the oldest records of parts that exceed their share are left out"
             );
         }
         Ok((joined.result, sources))
@@ -384,10 +384,7 @@ pub(super) async fn put_if_missing(repo: &Repository, manifest: &Manifest) -> Re
 /// Returns true if a manifest can be read by its digest. The lookup also keeps a prune from removing marked bytes.
 async fn is_stored(repo: &Repository, manifest: &Manifest) -> Result<bool> {
     let size = manifest.bytes.len() as u64;
-    let known = match repo.known(&manifest.digest).await {
-        Err(e) if e.kind == ErrorKind::Corrupt => None,
-        other => other?,
-    };
+    let known = corrupt_is_none(repo.known(&manifest.digest).await)?;
     if known.is_none_or(|k| k.size != size || k.media_type != manifest.media_type) {
         return Ok(false);
     }

@@ -84,7 +84,7 @@ pub(super) fn removed(done: Result<()>) -> Result<bool> {
     match done {
         Ok(()) => Ok(true),
         Err(e) if may_stay(&e) => {
-            tracing::debug!(error = %e, "Record stays for now");
+            tracing::debug!(error = %e, "Record of a merged manifest could not be removed; keeping it");
             Ok(false)
         }
         Err(e) => Err(e),

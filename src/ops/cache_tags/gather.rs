@@ -35,9 +35,9 @@ impl fmt::Display for LeftOut {
         f.write_str(match self {
             Self::Contained => "a newer part contains it",
             Self::Unreadable => "it cannot be read",
-            Self::Old => "it was not pushed for longer than `buildkit.merge_age`",
+            Self::Old => "it was last pushed longer ago than `buildkit.merge_age`",
             Self::TooMany => "the tag has more parts than `buildkit.merge_parts`",
-            Self::TooLarge => "the parts of the tag are too large together",
+            Self::TooLarge => "the parts of the tag together are too large",
         })
     }
 }
@@ -146,11 +146,11 @@ impl CacheTags {
         let digest = cache.manifest().digest;
         let desc = cache.config().clone();
         if desc.size > MAX_CONFIG_BYTES as u64 {
-            tracing::warn!(digest = %desc.digest, bytes = desc.size, "Cache config is too long to be read");
+            tracing::warn!(digest = %desc.digest, bytes = desc.size, "Cache config is over the size limit; ignoring the cache");
             return Ok(None);
         }
         if cache.elsewhere().contains(&desc.digest) {
-            tracing::warn!(%digest, "Cache whose config is said to be elsewhere is not read");
+            tracing::warn!(%digest, "Cache manifest has a config with `urls`; ignoring the cache");
             return Ok(None);
         }
         let config = match repo.get_blob(&desc, 0..desc.size).await {
@@ -167,7 +167,7 @@ impl CacheTags {
         let config = match config {
             Ok(config) => config,
             Err(e) if e.kind == ErrorKind::Corrupt => {
-                tracing::warn!(error = %e, "Cache config is damaged");
+                tracing::warn!(error = %e, "Cache config is damaged; ignoring the cache");
                 return Ok(None);
             }
             Err(e) => return Err(e),
@@ -175,7 +175,7 @@ impl CacheTags {
         match task::blocking(move || Part::read(cache, &config)).await {
             Ok(part) => Ok(Some(part)),
             Err(error) => {
-                tracing::warn!(%digest, %error, "Cache that BuildKit could not read");
+                tracing::warn!(%digest, %error, "BuildKit could not read this cache; ignoring it");
                 Ok(None)
             }
         }

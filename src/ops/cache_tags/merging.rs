@@ -64,7 +64,7 @@ pub(super) struct Merging {
 }
 
 /// The right to merge, until it is dropped.
-pub(super) struct Place {
+pub(super) struct MergePermit {
     _place: Permit,
     _of_repo: Permit,
 }
@@ -80,9 +80,9 @@ impl Default for Merging {
 
 impl Merging {
     /// Waits for a permit.
-    pub(super) async fn place(&self, repo: &Repo, caller: &Key) -> Place {
+    pub(super) async fn place(&self, repo: &Repo, caller: &Key) -> MergePermit {
         let of_repo = self.of_repo(repo).enter_again(caller.clone()).await;
-        Place {
+        MergePermit {
             _place: self.places.enter_again(caller.clone()).await,
             _of_repo: of_repo,
         }

@@ -57,7 +57,7 @@ mod unpack;
 
 use dated::{Dated, Times};
 use fold::Memo;
-use merging::{Locks, Merging, Place};
+use merging::{Locks, MergePermit, Merging};
 pub use moved::MergeCaches;
 pub use push::Pushed;
 pub use serving::{Answer, Found, Ready, Want};
@@ -197,7 +197,7 @@ impl CacheTags {
     }
 
     /// Waits for a permit to merge in a repository.
-    async fn place(&self, repo: &Repository) -> Place {
+    async fn place(&self, repo: &Repository) -> MergePermit {
         self.merging.place(repo.name(), &self.caller).await
     }
 
@@ -244,7 +244,7 @@ fn written(parts: &[Dated]) -> Option<Time> {
 /// A cache manifest; `None` for every other, and for an invalid one (its readers will report it).
 fn readable(manifest: &Manifest) -> Option<CacheManifest> {
     CacheManifest::read(manifest).unwrap_or_else(|error| {
-        tracing::debug!(digest = %manifest.digest, %error, "Cache manifest that makes no sense");
+        tracing::debug!(digest = %manifest.digest, %error, "Invalid cache manifest");
         None
     })
 }

@@ -18,7 +18,7 @@ use crate::{
         buildkit::{MAX_CONFIG_BYTES, Part, Shrink, contains, shrinks},
     },
     digest::Digest,
-    store::{Error, ErrorKind, Repository, Result},
+    store::{Error, ErrorKind, Repository, Resolved, Result, corrupt_is_none},
     task,
 };
 
@@ -28,8 +28,8 @@ const ROUNDS: usize = 4;
 const LEFTOVER_SECS: i64 = 3600;
 
 /// The usual mistake: `ref=` of `--cache-to` is the image's own name.
-const REPLACES_CACHE: &str = "The tag of a BuildKit cache now stands for another manifest: give the image and its cache a tag each";
-const REPLACES_OTHER: &str = "A BuildKit cache replaces an image or another manifest: give the image and its cache a tag each";
+const REPLACES_CACHE: &str = "The tag of a BuildKit cache now points at another manifest: use separate tags for the image and its cache";
+const REPLACES_OTHER: &str = "A BuildKit cache replaces an image or another manifest: use separate tags for the image and its cache";
 
 /// The manifest that a tag is to point at, and its parts.
 type FoldPushed = (Served, BTreeSet<Digest>);
@@ -107,7 +107,8 @@ impl CacheTags {
         }
         for tag in tags {
             if !repo.parts(tag).await?.is_empty() {
-                let what = format!("the cache's config has {bytes} bytes; over {MAX_CONFIG_BYTES}");
+                let what =
+                    format!("the cache's config has {bytes} bytes, more than {MAX_CONFIG_BYTES}:");
                 return Err(too_large(&what, tag));
             }
         }
@@ -123,15 +124,12 @@ impl CacheTags {
     ) -> Result<()> {
         for tag in tags {
             let parts = repo.parts(tag).await?;
-            let pointed = match repo.pointer(tag).await {
-                Err(e) if e.kind == ErrorKind::Corrupt => None,
-                other => other?,
-            };
+            let pointed = corrupt_is_none(repo.pointer(tag).await)?;
             // Alone, it may be served as another manifest.
             let pointed = pointed.filter(|_| parts.is_empty()).map(|at| at.digest);
             let mut others = parts.iter().map(|p| p.digest).chain(pointed);
             if others.any(|digest| digest != manifest.digest) {
-                let what = "the cache takes over half of what all caches of a tag may have; so";
+                let what = "the cache takes more than half of the limit for all caches of a tag:";
                 return Err(too_large(what, tag));
             }
         }
@@ -173,7 +171,7 @@ impl CacheTags {
                 return Ok(());
             }
         }
-        let why = "its parts are deleted by others all the time";
+        let why = "others kept deleting its parts during the merge; push again";
         Err(Error::new(ErrorKind::Conflict, "merge", why).at("", tag))
     }
 
@@ -352,12 +350,13 @@ impl CacheTags {
     }
 
     async fn shrink(&self, repo: &Repository, new: &Manifest, tag: &Tag) -> Result<Option<Shrink>> {
-        let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(Some(found)) => found.manifest,
-            Ok(None) => return Ok(None),
-            // It is about to be replaced.
-            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
-            Err(e) => return Err(e),
+        // What is damaged is about to be replaced.
+        let pointed = corrupt_is_none(repo.manifest(&Reference::Tag(tag.clone())).await)?;
+        let Some(Resolved {
+            manifest: pointed, ..
+        }) = pointed
+        else {
+            return Ok(None);
         };
         let _place = self.place(repo).await;
         let Some(new) = self.read_part(repo, new).await? else {
@@ -387,7 +386,7 @@ impl CacheTags {
 
 fn too_large(what: &str, tag: &Tag) -> Error {
     let why = format!(
-        "{what} it cannot be merged with the other caches of the tag {tag}: give it a tag of its own"
+        "{what} it cannot be merged with the other caches of tag {tag}; push it to a separate tag"
     );
     Error::new(ErrorKind::Invalid, "merge", why).at("", tag)
 }

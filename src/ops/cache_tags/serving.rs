@@ -142,7 +142,7 @@ impl CacheTags {
             && !self.was_told(repo, &at.digest)
             && !self.lost(repo, contents.all()).await?.is_empty()
         {
-            tracing::info!(digest = %at.digest, "Cache that is not whole is not served by digest");
+            tracing::info!(digest = %at.digest, "Incomplete cache is not served by digest");
             return Ok(Answer::Gone);
         }
         ready(repo, at, want, Some(size)).await
@@ -209,7 +209,7 @@ impl CacheTags {
         if parts.is_empty() {
             return Err(error);
         }
-        tracing::warn!(%error, "Tag of a merged cache is damaged");
+        tracing::warn!(%error, "Tag of a merged cache points at a damaged manifest");
         self.serve_folded(repo, tag, parts, None, want).await
     }
 

@@ -136,7 +136,7 @@ impl CacheTags {
         }
         if let Some(digest) = claims.layers().next() {
             let layers = claims.layers().count();
-            tracing::warn!(repo = %repo.name(), layers, %digest, "Parts of a merged cache contradict each other about layers, of which this is the first; their bytes decide; those that cannot be told from them are left out");
+            tracing::warn!(repo = %repo.name(), layers, %digest, "Parts of a merged cache contradict each other about layers, the first of which is logged here; the layers' bytes decide, and layers for which they cannot are left out");
         }
         Ok(claims)
     }

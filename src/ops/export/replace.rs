@@ -99,7 +99,7 @@ pub(super) fn warn_of_imported(
     let count = imported.count();
     if count > 0 {
         ctx.progress.warn(&format!(
-            "--replace: {} of {} in `{}` were imported from the store, so what is wrong there may be among them; to be rid of it, empty the cache, build without an import, and export with --replace again",
+            "--replace: {} of {} in `{}` were imported from the store, so entries that are wrong there may be among them; to remove them, empty the cache, build without an import, and export with --replace again",
             count,
             items.len(),
             name.name,

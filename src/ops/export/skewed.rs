@@ -45,10 +45,10 @@ fn remedy(here: Time, now: Time) -> String {
     if is_ahead(here, now) {
         let minutes = here.secs.saturating_sub(now.secs) / 60;
         return format!(
-            "this node's clock is {minutes} minutes ahead of it: set it right, then run `go clean -cache`"
+            "this node's clock is {minutes} minutes ahead of it: correct it, then run `go clean -cache`"
         );
     }
-    "this node's clock is right now, so it was ahead when they were made: run `go clean -cache` and build again"
+    "this node's clock is correct now, so it was ahead when the entries were written: run `go clean -cache` and build again"
         .to_owned()
 }
 
@@ -74,7 +74,7 @@ mod tests {
                 ..now
             },
         ] {
-            assert!(remedy(here, now).starts_with("this node's clock is right now"));
+            assert!(remedy(here, now).starts_with("this node's clock is correct now"));
         }
     }
 }

@@ -175,7 +175,7 @@ async fn take(
     let (modified, now) = (resolved.modified, current.now);
     if is_of_the_future(tag, &loaded, modified, now) {
         let why = format!(
-            "claims to be published more than {} minutes later than it was",
+            "claims a publication time more than {} minutes after the actual one",
             AHEAD_SECS / 60
         );
         note(&mut current.ahead, format!("tag {tag}"), why);

@@ -177,7 +177,7 @@ impl Search<'_> {
             of = format!("{of} and {} more", gates.len() - NAMED);
         }
         let why = format!(
-            "`{}` in {} is of {of}, this is {}",
+            "`{}` in {} was exported with {of}, but this job uses {}",
             name.name, name.scope, self.print.gate
         );
         // Many keys may all be of the same release.
@@ -208,7 +208,7 @@ impl Search<'_> {
                 scope,
                 prefix,
                 keys = undated,
-                "The store does not list when keys were published: each of them is asked for"
+                "The store does not list publication times: reading every key with this prefix"
             );
         }
         let mut found: Vec<Keyed> = Vec::new();
@@ -333,7 +333,7 @@ impl Search<'_> {
     pub(super) async fn why_absent(&self) -> String {
         let options = self.options;
         if let Some(digest) = &options.digest {
-            return format!("no snapshot {digest} is stored");
+            return format!("snapshot {digest} is not in the store");
         }
         let of = format!("{} `{}`", options.source.kind().name(), options.name);
         let scopes = options.scopes.join(", ");
@@ -355,7 +355,7 @@ impl Search<'_> {
         let missing = if keyed {
             missing.join(" and ")
         } else {
-            "nothing without a key".to_owned()
+            "no cache without a key".to_owned()
         };
         let others = match (others.known, others.more) {
             (1, false) => "1 other key exists".to_owned(),

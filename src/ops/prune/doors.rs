@@ -73,7 +73,7 @@ pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
         Ok(())
     };
     timeout(TICK, later).await.unwrap_or_else(|_| {
-        let why = "the clock of the store's file system does not go on";
+        let why = "the clock of the store's file system does not advance";
         Err(store::Error::new(ErrorKind::Unsupported, "prune", why))
     })
 }

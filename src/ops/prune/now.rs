@@ -59,7 +59,7 @@ async fn prune(ctx: &Context, options: &Options, doors: &dyn Doors) -> Result<Re
 fn forgotten(age: Duration) -> String {
     let age = span(age);
     format!(
-        "the daemon started {age} ago and does not know what it told builds before: one that was running then may have to push again"
+        "the daemon started {age} ago and does not know which blobs it confirmed to builds before: builds that were running then may have to push again"
     )
 }
 
@@ -68,8 +68,7 @@ fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
     let url = ctx.store.url();
     if url.tier() == Tier::Remote {
         return Err(Error::Usage(format!(
-            "--now works on a store in a folder (disk:, oci-layout:) only: {url} cannot keep other writers out while blobs are \
-             removed; prune without --now, and once more after --grace"
+            "--now needs a store in a folder (disk:, oci-layout:): {url} cannot lock out other writers while blobs are deleted; prune without --now, and again after --grace"
         )));
     }
     let denied = |why: &str| {
@@ -77,12 +76,11 @@ fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
         Error::Store(e.at(&url.to_string(), ""))
     };
     if !ctx.reach.is_whole() {
-        let why =
-            "--now takes a grant of everything on all repositories, since blobs are those of all";
+        let why = "--now needs a grant of all actions on all repositories, since repositories share blobs";
         return Err(denied(why));
     }
     let sweep = ctx.store.sweep().map(|s| &**s);
-    sweep.ok_or_else(|| denied("nothing may be removed: the store was opened read-only"))
+    sweep.ok_or_else(|| denied("nothing can be deleted: the store was opened read-only"))
 }
 
 /// Keeps other processes out while the guard lives.
@@ -93,14 +91,14 @@ async fn keep_others_out(ctx: &Context, sweep: &dyn Sweep) -> store::Result<Box<
         Some(marked) => {
             let locked = timeout(OTHERS, marked.lock_alone()).await;
             let busy = |_| {
-                let why = "another process uses the folder: a second daemon, or a command with --store; --now needs this daemon to be its only user";
+                let why = "another process uses the store's folder (a second daemon, or a command with --store); --now needs this daemon to be its only user";
                 store::Error::new(ErrorKind::Conflict, "prune", why).at(&url, "")
             };
             locked.map_err(busy)??
         }
     };
     locked.ok_or_else(|| {
-        let why = "other writers cannot be kept out of this store";
+        let why = "this store cannot lock out other writers";
         store::Error::new(ErrorKind::Unsupported, "prune", why).at(&url, "")
     })
 }

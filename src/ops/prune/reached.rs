@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     ops::{Context, load, sight::Sights},
-    store::{self, Error, ErrorKind, Repository, StoredBlob},
+    store::{self, Error, ErrorKind, Repository, StoredBlob, corrupt_is_none},
     task,
 };
 
@@ -62,18 +62,18 @@ impl Listing {
     }
 
     /// The blobs that need not stay, in the order in which they may be removed.
-    pub(super) fn loose(self, kinds: &HashMap<Digest, Kind>) -> Vec<StoredBlob> {
+    pub(super) fn loose(self, kinds: &HashMap<Digest, BlobKind>) -> Vec<StoredBlob> {
         let all = self.blobs.into_iter().zip(self.stays);
         let loose = all.filter(|(_, stays)| !stays).map(|(blob, _)| blob);
         let mut loose: Vec<StoredBlob> = loose.collect();
-        loose.sort_by_key(|b| kinds.get(&b.digest).copied().unwrap_or(Kind::Blob));
+        loose.sort_by_key(|b| kinds.get(&b.digest).copied().unwrap_or(BlobKind::Blob));
         loose
     }
 }
 
 /// The kind of a removed blob, in the order of removal: a manifest is removed before what it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Kind {
+pub(super) enum BlobKind {
     /// A manifest that may name other manifests.
     Index,
     /// Any other manifest.
@@ -114,7 +114,6 @@ impl Next {
     }
 }
 
-/// A marking run.
 pub(super) struct Marking<'c> {
     ctx: &'c Context,
     pub(super) listing: Listing,
@@ -264,27 +263,23 @@ impl<'c> Marking<'c> {
     }
 
     /// Finds which of the unreachable blobs are manifests.
-    pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, Kind>> {
+    pub(super) async fn kinds(&self) -> store::Result<HashMap<Digest, BlobKind>> {
         let mut kinds = HashMap::new();
         for repository in &self.ctx.store.all_repositories().await? {
             let loose = repository.manifests().await?.into_iter();
             let loose = loose.filter(|d| !self.listing.stays(d));
             let known = stream::iter(loose).map(async |digest| {
-                let known = repository.known(&digest).await;
                 // One with a damaged record may be either.
-                let known = known.or_else(|e| match e.kind {
-                    ErrorKind::Corrupt => Ok(None),
-                    _ => Err(e),
-                })?;
+                let known = corrupt_is_none(repository.known(&digest).await)?;
                 Ok::<_, Error>((digest, known))
             });
             let mut known = Box::pin(known.buffer_unordered(self.ctx.concurrency.max(1)));
             while let Some((digest, known)) = known.try_next().await? {
                 let is_image = known.is_some_and(|k| media::is_image_manifest(&k.media_type));
                 let kind = if is_image {
-                    Kind::Manifest
+                    BlobKind::Manifest
                 } else {
-                    Kind::Index
+                    BlobKind::Index
                 };
                 let all = kinds.entry(digest).or_insert(kind);
                 *all = kind.min(*all);
@@ -427,7 +422,7 @@ async fn document(
     let Next { digest, sort, .. } = *next;
     let store = &*ctx.store;
     let damaged = |why: String| {
-        let why = format!("{why}; nothing is removed while what it needs is unknown");
+        let why = format!("{why}; nothing is deleted while the blobs that it needs are unknown");
         Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
     };
     let size = match size {
@@ -440,7 +435,7 @@ async fn document(
     };
     if size > MAX_MANIFEST_BYTES {
         return match sort {
-            Sort::Root => Err(damaged(format!("{size} bytes are too many for a manifest"))),
+            Sort::Root => Err(damaged(format!("a manifest of {size} bytes is too large"))),
             // No registry accepts a manifest of that size, so it is not a manifest.
             Sort::Manifest | Sort::Document | Sort::Guess => Ok(None),
         };
@@ -454,7 +449,7 @@ async fn document(
         Err(e) if e.is_unreadable() && sort == Sort::Guess => Ok(None),
         Err(e) if e.kind == ErrorKind::Corrupt => Err(damaged(e.message)),
         Err(e) if e.is_unreadable() => Err(damaged(format!(
-            "{}; let this user read it (chown)",
+            "{}; give this user read access (chown)",
             e.message
         ))),
         Err(e) => Err(e),

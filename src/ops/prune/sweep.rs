@@ -18,7 +18,7 @@ use super::{
     doors::{self, Doors},
     mark::Mark,
     named,
-    reached::{Kind, Listing, Marking},
+    reached::{BlobKind, Listing, Marking},
 };
 use crate::{
     digest::Digest,
@@ -53,7 +53,7 @@ pub(super) async fn run(
         let why = if collects_itself {
             "the registry removes unreferenced blobs itself"
         } else {
-            "nothing may be written to the store: it is read-only for this process"
+            "the store is read-only for this process"
         };
         report.not_swept = Some(why.to_owned());
         report.sweep_failed = !collects_itself;
@@ -111,7 +111,7 @@ async fn mark_and_sweep(
         };
         let count = sweep.abandon_uploads(limit).await?;
         if count > 0 {
-            tracing::info!(count, "Uploads that were given up are taken back");
+            tracing::info!(count, "Aborted abandoned uploads");
         }
     }
     drop(alone);
@@ -174,7 +174,7 @@ async fn keep_doubts(marking: &mut Marking<'_>) -> store::Result<()> {
 async fn found_loose(
     ctx: &Context,
     marking: Marking<'_>,
-) -> store::Result<(Vec<StoredBlob>, HashMap<Digest, Kind>)> {
+) -> store::Result<(Vec<StoredBlob>, HashMap<Digest, BlobKind>)> {
     let kinds = marking.kinds().await?;
     let Marking {
         listing,

@@ -10,7 +10,7 @@ use crate::{
     entry::Time,
     ops::{
         Context, LeftOut, Result,
-        reach::{self, Place},
+        reach::{self, RepoContext},
     },
     store::{self, RepoStore, Repository},
 };
@@ -34,7 +34,7 @@ pub(super) async fn run(ctx: &Context, options: &Options, report: &mut Report) -
     Ok(())
 }
 
-async fn tidy(place: &Place) -> store::Result<()> {
+async fn tidy(place: &RepoContext) -> store::Result<()> {
     let Some(repository) = place.records() else {
         return Ok(());
     };
@@ -69,7 +69,7 @@ async fn tidy_merged(
     let is_gone = async |digest: &Digest| store.stat(digest).await.map(|size| size.is_none());
     for part in repository.parts(tag).await? {
         if !is_new(part.modified) && is_gone(&part.digest).await? {
-            tracing::info!(repo = %repository.name(), %tag, digest = %part.digest, "Part of a merged cache is removed: its manifest is gone");
+            tracing::info!(repo = %repository.name(), %tag, digest = %part.digest, "Part of a merged cache is removed: its manifest is missing");
             repository.remove_part(tag, &part.digest).await?;
         }
     }

@@ -11,7 +11,7 @@ use super::{
         blame::blame,
         fetch::{self, Fetched},
     },
-    Job, Staged,
+    Restorer, Staged,
 };
 use crate::{
     artifact::snapshot::{At, Pack, Snapshot},
@@ -31,7 +31,7 @@ const TRIES: usize = 16;
 /// Fetches and unpacks the files of the job; broken ones are retried from other packs, including `spare`.
 pub(super) async fn run(
     ctx: &Context,
-    job: &Arc<Job>,
+    job: &Arc<Restorer>,
     staging: &Arc<Option<Staging>>,
     spare: Vec<Pack>,
 ) -> Result<(Vec<FileOutcome>, Fetched)> {
@@ -88,7 +88,7 @@ pub(super) async fn run(
 }
 
 struct Tries {
-    job: Arc<Job>,
+    job: Arc<Restorer>,
     /// The snapshot; from the second try on, with the spare packs after its own.
     whole: Arc<Snapshot>,
     spare: Option<Vec<Pack>>,

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Why a folder in the place of a Go cache file stays: anything that does not belong in Go's caches is never removed.
-const NOT_OF_GO: &str = "a folder is in its place, which Go did not make: remove it";
+const NOT_OF_GO: &str = "a folder that Go did not create is in its place: remove it";
 
 /// The other names that the snapshot gives to its files.
 pub(super) struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
@@ -230,7 +230,7 @@ fn spare(
     if !entries.is_empty() && own.is_empty() && gone.len() == entries.len() {
         spared.push(LeftOut {
             what: "everything".to_owned(),
-            why: "--exclude matches all that the snapshot has".to_owned(),
+            why: "--exclude matches everything in the snapshot".to_owned(),
         });
     }
     entries.retain(|at| is_left(&snapshot.entry(*at).entry, &gone, &mut spared));

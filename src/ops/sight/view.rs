@@ -30,7 +30,7 @@ impl View {
 }
 
 fn refused(op: &'static str, what: impl std::fmt::Display) -> Error {
-    let why = "a caller who may not read every repository only reads here";
+    let why = "callers without read access to every repository cannot write here";
     Error::new(ErrorKind::Denied, op, why).at("", what)
 }
 

@@ -159,7 +159,7 @@ struct Busy;
 #[async_trait::async_trait]
 impl Doors for Busy {
     async fn shut(&self) -> Result<Box<dyn Send>, String> {
-        Err("PUT /v2/x has not ended".to_owned())
+        Err("PUT /v2/x has been running".to_owned())
     }
 
     fn promised(&self) -> Promised {
@@ -232,7 +232,7 @@ async fn prune_now_removes_nothing_beside_another_process_or_a_request_that_does
     let (loose, _) = served.old_blob("loose").await;
     let busy = prune::now::run(&served.ctx, &at_once(), &Busy).await;
     let busy = busy.unwrap_err().to_string();
-    assert!(busy.contains("PUT /v2/x has not ended"), "{busy}");
+    assert!(busy.contains("PUT /v2/x has been running"), "{busy}");
     let options = open::Options::default();
     let other = open::open(served.ctx.store.url(), &options).await.unwrap();
     let refused = prune::now::run(&served.ctx, &at_once(), &NoDoors).await;
@@ -251,7 +251,7 @@ async fn prune_now_takes_a_folder_and_a_grant_of_everything() {
     ctx.reach = crate::ops::Reach::granted(|_| true, Arc::default());
     let denied = prune::run(&ctx, &at_once()).await.unwrap_err();
     assert!(
-        denied.to_string().contains("grant of everything"),
+        denied.to_string().contains("grant of all actions"),
         "{denied}"
     );
     ctx.reach = crate::ops::Reach::everything();

@@ -59,7 +59,7 @@ async fn a_config_that_promises_too_many_entries_is_a_miss_before_a_table_is_rea
     .await;
     let why = miss(&world).await;
     assert!(
-        why.contains("it lists 2000001 entries, more than the 2000000 that are read"),
+        why.contains("it lists 2000001 entries, more than the limit of 2000000"),
         "{why}"
     );
 }

@@ -217,7 +217,7 @@ async fn a_folder_that_go_did_not_make_is_told_of_where_it_is_in_the_way() {
             .unwrap();
         assert!(report.hit.is_some() && report.blocked, "{report:?}");
         let mut whys = report.left_out.iter().map(|l| l.why.as_str());
-        assert!(whys.any(|w| w.contains("Go did not make")), "{report:?}");
+        assert!(whys.any(|w| w.contains("Go did not create")), "{report:?}");
         std::fs::remove_dir(&blocked).unwrap();
         let again = import::run(&world.node(node), &importing(&cache(&there, "go1")))
             .await

@@ -383,7 +383,7 @@ async fn old_tags_go_from_the_repositories_within_reach_and_blobs_only_for_who_m
     let team = prune::run(&shelf.granted("f/x"), &old).await.unwrap();
     assert_eq!(team.tags, ["f/x:c", "f/x:v1"]);
     assert!(!team.sweep_failed && team.blobs == 0, "{team:?}");
-    assert!(team.not_swept.unwrap().contains("a grant of everything"));
+    assert!(team.not_swept.unwrap().contains("a grant of all actions"));
     assert_eq!(rows(&list::run(&shelf.ctx, None).await.unwrap()), ALL[..1]);
     let swept = prune::run(&shelf.ctx, &nothing()).await.unwrap();
     assert!(swept.blobs > 8, "{swept:?}");
@@ -593,7 +593,7 @@ async fn copies_keep_repositories_and_say_where_there_is_no_room() {
     };
     let refused = prune::run(&chosen, &nothing()).await.unwrap_err();
     let refused = refused.to_string();
-    assert!(refused.contains("holds one only"), "{refused}");
+    assert!(refused.contains("holds only one"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -644,7 +644,9 @@ async fn layers_that_are_missing_or_have_another_size_are_told_by_verify_and_ins
     assert!(odd.contains("is missing"), "{odd}");
     let both = faults("f/x:both").await;
     assert!(
-        both.contains(&format!("has {other} bytes there, and {size} elsewhere")),
+        both.contains(&format!(
+            "has {other} bytes according to it, but {size} according to another"
+        )),
         "{both}"
     );
     let found = inspect::run(&shelf.ctx, "f/x:odd", false).await.unwrap();

@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, stream};
 
-use super::{Context, Depth, Job, Result};
+use super::{Context, Depth, Result, Verifier};
 use crate::{
     artifact::{Manifest, outline::Outline},
     digest::Digest,
@@ -22,7 +22,7 @@ pub(in crate::ops) async fn digests(manifest: &Manifest) -> Vec<Digest> {
     task::parse(len, named).await
 }
 
-impl Job {
+impl Verifier {
     /// Asks the store behind the folder for all of these; does nothing without such a folder.
     pub(super) async fn behind(
         &mut self,
@@ -57,17 +57,16 @@ impl Job {
             let lost = match told {
                 Ok(Behind::Kept) => None,
                 Ok(Behind::SentAgain) => Some(
-                    "was lost or damaged in the store behind the daemon, and was sent there again from the daemon's local folder; \
-                     if a lifecycle rule of the bucket deletes there, remove the rule"
+                    "was lost or damaged in the store behind the daemon, and was uploaded again from the daemon's local folder; if a lifecycle rule of the bucket deletes blobs, remove the rule"
                         .to_owned(),
                 ),
                 Ok(Behind::Lost(e)) => Some(format!(
-                    "is lost or damaged in the store behind the daemon; the daemon's local folder still has it, but sending it again failed: {e}"
+                    "is lost or damaged in the store behind the daemon; the daemon's local folder still has it, but uploading it again failed: {e}"
                 )),
                 Err(e) if e.is_temporary() => {
                     if !std::mem::replace(&mut self.is_away, true) {
                         ctx.progress.warn(&format!(
-                            "whether the store behind the daemon has what the daemon's local folder has was not checked: {e}"
+                            "could not check whether the store behind the daemon also has it: {e}"
                         ));
                     }
                     break;

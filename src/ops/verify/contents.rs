@@ -24,12 +24,12 @@ pub(super) type Id = (Sha256, Box<[ObjectId]>);
 /// Contents in progress.
 #[derive(Default)]
 pub(super) struct Contents {
-    items: Vec<Item>,
+    items: Vec<ContentCheck>,
     /// Items, by the object that they wait for.
     waiting: HashMap<ObjectId, Vec<usize>>,
 }
 
-struct Item {
+struct ContentCheck {
     path: EntryPath,
     id: Id,
     /// Objects that are hashed.
@@ -37,7 +37,7 @@ struct Item {
     hasher: Sha256Hasher,
 }
 
-impl Item {
+impl ContentCheck {
     fn awaits(&self) -> Option<ObjectId> {
         self.id.1.get(self.next).copied()
     }
@@ -59,7 +59,7 @@ impl Contents {
                 .entry(id.1[0])
                 .or_default()
                 .push(contents.items.len());
-            contents.items.push(Item {
+            contents.items.push(ContentCheck {
                 path: e.entry.path.clone(),
                 id,
                 next: 0,
@@ -130,13 +130,13 @@ async fn fetch(
     ctx: &Context,
     snapshot: &Snapshot,
     places: &Places,
-    mut item: Item,
-) -> Result<(Item, u64, Option<String>)> {
+    mut item: ContentCheck,
+) -> Result<(ContentCheck, u64, Option<String>)> {
     let mut reader = Reader::new(ctx, snapshot);
     while let Some(id) = item.awaits() {
         let found = match places.get(&id) {
             Some((pack, object)) => reader.object(*pack, *object).await?,
-            None => Err("an object of it is in no pack".to_owned()),
+            None => Err("one of its objects is in no pack".to_owned()),
         };
         match found {
             Ok(bytes) => item.hasher.update(&bytes),
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
             },
         };
         if !frame::holds(&decoded, &o) {
-            return Ok(Err(format!("the object {} of it is damaged", o.digest)));
+            return Ok(Err(format!("its object {} is damaged", o.digest)));
         }
         let from = o.offset as usize;
         Ok(Ok(decoded.slice(from..from + o.len as usize)))

@@ -27,7 +27,6 @@ const FAULTS_AT_MOST: usize = 20;
 pub(super) struct Read {
     /// Bytes received.
     pub(super) bytes: u64,
-    /// The faults.
     pub(super) faults: Faults,
 }
 
@@ -228,7 +227,7 @@ fn tail(pack: &Pack, tail: &[u8]) -> Vec<&'static str> {
     let mut wrong = Vec::new();
     let header = bare::SKIPPABLE_HEADER_BYTES;
     if toc.offset != end_of_frames + header {
-        return vec!["something stands between its frames and its table of contents"];
+        return vec!["there are unexpected bytes between its frames and its table of contents"];
     }
     let (head, rest) = tail.split_at(header as usize);
     let Some((stored, footer)) = rest.split_at_checked(toc.size as usize) else {
@@ -237,7 +236,7 @@ fn tail(pack: &Pack, tail: &[u8]) -> Vec<&'static str> {
     if bare::skippable_len(head) != Some(toc.size)
         || bare::skippable_len(footer) != Some(bare::FOOTER_BYTES - header)
     {
-        wrong.push("the frames around its table of contents and footer are not skippable ones of their length");
+        wrong.push("the frames around its table of contents and footer are not skippable frames of the right length");
     }
     if !toc.digest.matches(stored) {
         wrong.push("its table of contents does not match its digest");

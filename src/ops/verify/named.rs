@@ -4,18 +4,18 @@ use super::{
     super::{
         Result,
         head::Contained,
-        names::{self, Named},
-        reach::Place,
+        names::{self, NameInRepo},
+        reach::RepoContext,
     },
-    Job,
+    Verifier,
 };
 use crate::artifact::Tag;
 
-impl Job {
+impl Verifier {
     /// Checks a name's head and then its side tags. A damaged side tag that an intact head contains is not a fault: no import reads it, and
     /// an export that repairs the name cannot change it.
-    pub(super) async fn name(&mut self, named: &Named) -> Result<()> {
-        let Named { place, group, .. } = named;
+    pub(super) async fn name(&mut self, named: &NameInRepo) -> Result<()> {
+        let NameInRepo { place, group, .. } = named;
         let is_whole = group.is_there && self.tag(place, &group.head).await?;
         if group.sides.is_empty() {
             return Ok(());
@@ -46,7 +46,7 @@ impl Job {
     }
 
     /// Checks what a tag points at; `false` if it has a fault.
-    async fn tag(&mut self, place: &Place, tag: &Tag) -> Result<bool> {
+    async fn tag(&mut self, place: &RepoContext, tag: &Tag) -> Result<bool> {
         let before = self.faults.len();
         let shown = format!("tag {}", place.shown(tag.as_str()));
         self.reference(place, &tag.clone().into(), &shown).await?;

@@ -139,7 +139,7 @@ impl Health {
             (was, Some(why)) if was.is_none_or(|(before, _)| before != why) => {
                 tracing::warn!(why = why.words(), "Pushes are refused");
             }
-            (Some(_), None) => tracing::info!("Pushes are taken again"),
+            (Some(_), None) => tracing::info!("Pushes are accepted again"),
             _ => {}
         }
     }
@@ -178,13 +178,13 @@ impl Health {
         let mut said = if away.is_empty() {
             "ok\n".to_owned()
         } else {
-            format!("degraded, serving what is at hand\n{away}")
+            format!("degraded, serving what is available\n{away}")
         };
         // Not an outage: it has already happened, and has its own alert.
         if let Some(n @ 1..) = self.set_aside.get().map(|aside| (aside.0)()) {
             let _ = writeln!(
                 said,
-                "{n} of what was acknowledged cannot be sent and was set aside: see the log"
+                "{n} acknowledged entries cannot be uploaded and were set aside: see the log"
             );
         }
         said
@@ -236,7 +236,7 @@ impl StoreHealth {
             }
             (Some(was), None) => {
                 let away_ms = was.since.elapsed().as_millis() as u64;
-                tracing::info!(store = name, away_ms, "Store is back");
+                tracing::info!(store = name, away_ms, "Store is reachable again");
             }
             _ => {}
         }
@@ -249,13 +249,13 @@ fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::NoSuchStore => "does not exist",
         ErrorKind::Denied => "refuses access",
         ErrorKind::Unauthenticated => "does not accept the credentials",
-        ErrorKind::Throttled => "asks to slow down",
+        ErrorKind::Throttled => "is throttling requests",
         ErrorKind::Timeout => "does not answer",
         ErrorKind::Unavailable => "cannot be reached",
-        ErrorKind::Full => "has no room",
-        ErrorKind::Io => "has trouble with its disk",
+        ErrorKind::Full => "is full",
+        ErrorKind::Io => "has a disk error",
         ErrorKind::Corrupt | ErrorKind::Conflict | ErrorKind::Unsupported | ErrorKind::Invalid => {
-            "answers nonsense"
+            "sends invalid responses"
         }
     }
 }

@@ -109,7 +109,7 @@ impl Admin {
             "/startupz" => self.started(),
             "/metrics" => answer(StatusCode::OK, METRICS, self.numbers()),
             "/" => answer(StatusCode::OK, HTML, self.page()),
-            _ => answer(StatusCode::NOT_FOUND, TEXT, "not here\n"),
+            _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
         })
     }
 
@@ -165,7 +165,7 @@ impl Door for Admin {
     async fn answer(&self, path: &&'static str, call: &Call, _: Body) -> Answer {
         if !self.is_open(path) && !call.who.reads_everything() {
             return Err(Refusal::denied(format!(
-                "`{}` may not see the numbers of the whole store: that takes a grant to pull from `**`, or `admin_listen`",
+                "`{}` may not read the metrics of the whole store: grant it pull from `**`, or use `admin_listen`",
                 call.who.name()
             )));
         }

@@ -53,7 +53,7 @@ impl Collector for Stores {
         )?;
         show(
             "store_bytes",
-            "Bytes of blobs and manifests that came from and went to a store",
+            "Bytes of blobs and manifests read from and written to a store",
             |s| {
                 directed(
                     &[("read", s.bytes_in), ("written", s.bytes_out)],
@@ -63,27 +63,27 @@ impl Collector for Stores {
         )?;
         show(
             "store_puts",
-            "Blobs that were given to a store, by whether it had them",
+            "Blobs written to a store, by whether it already had them",
             |s| directed(&[("stored", s.stored), ("existed", s.existed)], "result"),
         )?;
         show(
             "store_existed_bytes",
-            "Bytes of blobs that were given to a store that had them",
+            "Bytes of blobs that a store already had when they were written to it",
             |s| vec![(Vec::new(), s.existed_bytes)],
         )?;
         show(
             "store_conflicts",
-            "Publications whose expectation did not hold",
+            "Compare-and-swap failures when publishing tags",
             |s| vec![(Vec::new(), s.conflicts)],
         )?;
         show(
             "store_broken_streams",
-            "Reads that ended with an error after they had begun",
+            "Reads that failed after the first byte",
             |s| vec![(Vec::new(), s.broken_streams)],
         )?;
         show(
             "verification_failures",
-            "Content that did not match its digest or size, by when that was found",
+            "Content that did not match its digest or size, by when that was detected",
             |s| {
                 directed(
                     &[("read", s.corrupt_reads), ("write", s.corrupt_writes)],

@@ -109,10 +109,10 @@ async fn refused_pushes_are_said_until_one_is_taken() {
     for (why, words) in [
         (
             Refused::QueueFull,
-            "full of what waits for the remote store",
+            "the local queue for the remote store is full",
         ),
-        (Refused::Disk, "the disk cannot be written to"),
-        (Refused::NoRoom, "no room left"),
+        (Refused::Disk, "the disk is not writable"),
+        (Refused::NoRoom, "the store is full"),
     ] {
         door.health.pushed(Some(why));
         let (status, said) = door.get("/readyz").await;
@@ -147,7 +147,7 @@ async fn what_was_set_aside_is_said_and_is_no_outage() {
     count.store(8, Relaxed);
     let (status, said) = door.get("/readyz").await;
     assert_eq!(status, StatusCode::OK);
-    assert!(said.starts_with("ok\n8 of what was acknowledged"), "{said}");
+    assert!(said.starts_with("ok\n8 acknowledged entries"), "{said}");
     let numbers = door.get("/metrics").await.1;
     assert!(numbers.contains("cachectld_degraded 0"));
 }

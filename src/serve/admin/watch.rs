@@ -38,7 +38,7 @@ pub async fn watch(
             // It is retried below; its result is reported when it ends.
             let late = asked.await;
             if let (Err(error), false) = (&late, is_explained) {
-                tracing::warn!(%error, "Why the store does not answer");
+                tracing::warn!(%error, "The store's late answer is an error");
                 is_explained = true;
             }
             late

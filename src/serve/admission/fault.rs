@@ -19,10 +19,10 @@ pub enum Fault {
     #[error("too many slow requests of this caller")]
     Crowded,
     /// The connection ended.
-    #[error("the client broke off: {0}")]
+    #[error("the client closed the connection: {0}")]
     Gone(String),
     /// The received data is not HTTP.
-    #[error("the request's body cannot be read: {0}")]
+    #[error("the request's body is not valid HTTP: {0}")]
     Nonsense(String),
 }
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{Connection, Key, connection::WaitsForClient};
-use crate::{fair::lines, metrics::Waiting};
+use crate::{fair::lines, metrics::LaneMetrics};
 
 /// A limited number of clients that send slowly or do not read. A new entry is always admitted: if there is no room, the oldest
 /// entry of the caller with most entries is cut; if callers without a name have over half of the lane, the oldest of theirs
@@ -27,7 +27,7 @@ pub struct Lane(Arc<Shared>);
 struct Shared {
     most: usize,
     state: Mutex<State>,
-    counts: Waiting,
+    counts: LaneMetrics,
 }
 
 #[derive(Default)]
@@ -87,11 +87,11 @@ pub struct Parked {
 impl Lane {
     /// A lane for `most` entries.
     pub fn new(most: usize) -> Self {
-        Self::counted(most, Waiting::default())
+        Self::counted(most, LaneMetrics::default())
     }
 
     /// The same, counted in `counts`.
-    pub fn counted(most: usize, counts: Waiting) -> Self {
+    pub fn counted(most: usize, counts: LaneMetrics) -> Self {
         Self(Arc::new(Shared {
             most,
             state: Mutex::default(),
@@ -121,7 +121,7 @@ impl Lane {
         if let Some(victim) = victim {
             self.0.counts.cut.inc();
             if lines::may_write(&victim.key) {
-                tracing::info!(caller = ?victim.key, "Too many slow clients: one is cut off");
+                tracing::info!(caller = ?victim.key, "Too many slow clients: aborted one");
             }
             victim.cut.cut();
         }

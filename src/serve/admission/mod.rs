@@ -135,7 +135,7 @@ impl Default for Admission {
 impl Admission {
     /// Permits for `requests` concurrent requests, and a limit on clients' silence; counted in `counts`.
     pub fn new(requests: usize, stall: Duration, counts: &metrics::Admission) -> Self {
-        let lane = |most, counts: &metrics::Waiting| Lane::counted(most, counts.clone());
+        let lane = |most, counts: &metrics::LaneMetrics| Lane::counted(most, counts.clone());
         let manifests = lane(SLOW_MANIFESTS, &counts.manifests);
         let transfers = Pool::new("transfers", requests, QUEUE);
         let transfers = transfers.counted(counts.transfers.clone());

@@ -107,7 +107,7 @@ impl Reader {
         if state.parked.as_ref().is_some_and(|p| p.is_cut()) || unread >= stall {
             let seconds = unread.as_secs();
             if lines::may_write(&self.key) {
-                tracing::info!(caller = ?self.key, seconds, "Response that is not read is cut off");
+                tracing::info!(caller = ?self.key, seconds, "Aborted a response that its client does not read");
             }
             self.connection.hang_up();
             return;

@@ -39,16 +39,16 @@ struct Inner {
 }
 
 /// A request that waits for others; it resumes when this is dropped.
-struct Waiting<'t>(&'t Ticket);
+struct WaitingRequest<'t>(&'t Ticket);
 
-impl<'t> Waiting<'t> {
+impl<'t> WaitingRequest<'t> {
     fn begin(ticket: &'t Ticket) -> Self {
         ticket.0.waits.lock().since = Some(Instant::now());
         Self(ticket)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingRequest<'_> {
     fn drop(&mut self) {
         let mut waits = self.0.0.waits.lock();
         let waited = waits.since.take().map(|since| since.elapsed());
@@ -123,7 +123,7 @@ impl Ticket {
 
     /// Gives the work permit, if the request has one, to others while `wait` lasts.
     pub async fn aside<T>(&self, wait: impl Future<Output = T>) -> T {
-        let waiting = Waiting::begin(self);
+        let waiting = WaitingRequest::begin(self);
         let place = self.0.place.lock().take();
         let had_place = place.is_some();
         drop(place);

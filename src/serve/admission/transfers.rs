@@ -168,7 +168,7 @@ impl Shared {
         for victim in victims {
             self.cut.inc();
             if lines::may_write(&victim.key) {
-                tracing::info!(caller = ?victim.key, transfers = self.places.name(), "A transfer is cut off for a caller with fewer");
+                tracing::info!(caller = ?victim.key, transfers = self.places.name(), "Aborted a transfer in favor of a caller with fewer");
             }
             victim.cut.cut();
             // The next one gets its slot.

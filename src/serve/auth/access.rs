@@ -74,7 +74,6 @@ impl Access {
         self.repositories.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The actions on one repository.
     pub(super) fn on(&self, repository: &str) -> Actions {
         let found = self
             .repositories
@@ -115,7 +114,7 @@ fn actions_of<'a>(words: impl Iterator<Item = &'a str>) -> Actions {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Item {
+struct TokenScope {
     #[serde(rename = "type")]
     kind: String,
     name: String,
@@ -124,12 +123,12 @@ struct Item {
 
 impl Serialize for Access {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        let repositories = self.repositories.iter().map(|(name, actions)| Item {
+        let repositories = self.repositories.iter().map(|(name, actions)| TokenScope {
             kind: REPOSITORY.to_owned(),
             name: name.clone(),
             actions: actions.each().map(|a| a.as_str().to_owned()).collect(),
         });
-        let catalog = self.catalog.then(|| Item {
+        let catalog = self.catalog.then(|| TokenScope {
             kind: REGISTRY.to_owned(),
             name: CATALOG.to_owned(),
             actions: vec![ANY.to_owned()],
@@ -141,7 +140,7 @@ impl Serialize for Access {
 impl<'de> Deserialize<'de> for Access {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let mut access = Self::default();
-        for item in Vec::<Item>::deserialize(d)? {
+        for item in Vec::<TokenScope>::deserialize(d)? {
             if item.kind == REPOSITORY {
                 access.add(
                     &item.name,

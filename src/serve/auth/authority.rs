@@ -169,7 +169,10 @@ impl Authority {
                 Err(challenge(Wrong::Scope, &message))
             }
             Proof::Unasked if could_ask => {
-                debug!(repository = &*lacking.repository, "Asked to log in");
+                debug!(
+                    repository = &*lacking.repository,
+                    "Authentication requested"
+                );
                 Err(challenge(Wrong::Nothing, AUTHENTICATION_REQUIRED))
             }
             _ => {
@@ -190,7 +193,7 @@ async fn read(config: Config, state_dir: PathBuf, exposure: Exposure) -> Result<
         tokens,
         rules = setup.config.grants.len(),
         trust_local = ?setup.config.trusted(exposure),
-        "Authentication is set up"
+        "Authentication configured"
     );
     for doubt in doubts::of_rules(&setup.config, &setup.accounts) {
         warn!("auth.grants: {doubt}");
@@ -207,7 +210,7 @@ fn should_log_in(principal: &Principal, proof: &Proof) -> bool {
 fn wrong_message(wrong: Wrong) -> &'static str {
     match wrong {
         Wrong::Nothing => "the user name or password is wrong",
-        Wrong::Token => "the token is not valid, or no longer",
+        Wrong::Token => "the token is invalid or expired",
         Wrong::Scope => "the token does not allow this",
     }
 }
@@ -225,7 +228,7 @@ fn denied(principal: &Principal, need: &Need<'_>, lost_trust: bool) -> Refusal {
          (`auth.htpasswd` or `auth.tokens`) or grant rights to `anonymous`"
     } else if need.action == Action::Pull && principal.granted(&need.repository).has(Action::Push) {
         // Builders read before they push, so this is the message that the user of a push sees.
-        ", only push to it; clients that push need both `pull` and `push`"
+        ", only push to it; clients need both `pull` and `push` to push"
     } else {
         ""
     };

@@ -150,14 +150,14 @@ impl Config {
             )
             .hint(
                 "set `auth.htpasswd` or `auth.tokens`, or verify client certificates (`tls.client_ca`); or listen on \
-                 127.0.0.1 and a unix socket only; or, where nobody but friends can connect, say `auth.insecure_no_auth = true`",
+                 127.0.0.1 and a unix socket only; or, if only trusted clients can connect, set `auth.insecure_no_auth = true`",
             ));
         }
         if self.insecure_no_auth && self.can_identify(exposure) {
             return Err(Error::new(
-                "`auth.insecure_no_auth` opens the door to everybody, but users, tokens or client certificates are set too",
+                "`auth.insecure_no_auth` gives everybody access, but users, tokens or client certificates are set too",
             )
-            .hint("remove one of them; rules for `anonymous` grant single rights to everybody"));
+            .hint("remove one of them; to give everybody only some rights, use rules for `anonymous`"));
         }
         if self.offer.is_empty() {
             return Err(Error::new("`auth.offer` is empty: no client could log in")

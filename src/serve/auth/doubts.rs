@@ -40,9 +40,9 @@ fn matches_nothing(pattern: &str) -> Option<String> {
             _ if in_class => {}
             // Characters of names, and those that patterns have in addition.
             'a'..='z' | '0'..='9' | '.' | '_' | '-' | '/' | '*' | '?' | '{' | '}' | ',' | '\\' => {}
-            ':' => return Some("names have no host with a port, and no tag".to_owned()),
-            'A'..='Z' => return Some("names are lower case".to_owned()),
-            c => return Some(format!("names have no `{}`", c.escape_debug())),
+            ':' => return Some("a name contains neither a host with a port nor a tag".to_owned()),
+            'A'..='Z' => return Some("a name is lower case".to_owned()),
+            c => return Some(format!("a name contains no `{}`", c.escape_debug())),
         }
     }
     None

@@ -46,7 +46,7 @@ pub async fn token(authority: &Authority, request: Request) -> Response {
         return error(
             StatusCode::NOT_FOUND,
             "UNSUPPORTED",
-            "tokens are not given here",
+            "this daemon issues no tokens",
         );
     };
     let peer = Peer::of(request.extensions());

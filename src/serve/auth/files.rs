@@ -36,7 +36,7 @@ fn open_and_read(path: &Path) -> fs::Result<Vec<u8>> {
     let mode = fs::stat_file(&file).map_err(failed)?.mode();
     // Access by the group may be intended: Kubernetes gives the files of a secret to the pod's `fsGroup`.
     if mode & 0o007 != 0 {
-        warn!(path = %path.display(), mode = format_args!("{mode:o}"), "Every user of this machine can read a file of secrets; chmod 600");
+        warn!(path = %path.display(), mode = format_args!("{mode:o}"), "A file with secrets is world-readable; run chmod 600 on it");
     }
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
@@ -73,7 +73,7 @@ pub(super) fn check_name(name: &str) -> std::result::Result<(), &'static str> {
     } else if name.chars().any(|c| c.is_control() || c == ':') {
         Err("the name holds a `:` or a control character")
     } else if name == ANONYMOUS || name == "*" {
-        Err("`anonymous` and `*` are nobody's names: rules use them for everybody")
+        Err("`anonymous` and `*` are reserved: rules use them for everybody")
     } else {
         Ok(())
     }

@@ -88,17 +88,15 @@ impl Hosts {
                 self.report(&shown);
             }
             return Err(Refusal::denied(format!(
-                "the request is for the host `{shown}`, which this daemon does not know as its own name: use 127.0.0.1 or \
-                 localhost, or add the name to `allowed_hosts` in its settings"
+                "the request is for host `{shown}`, which is not a known name of this daemon: use 127.0.0.1 or localhost, or add the name to `allowed_hosts` in its settings"
             )));
         }
         if self.is_foreign(&named, headers) && !is_visit(request) {
             if lines::may_write(&caller(request)) {
-                info!("Denied: a web page of another site asked");
+                info!("Denied: a web page of another site sent the request");
             }
             return Err(Refusal::denied(
-                "a web page of another site made this request (see its Origin or Sec-Fetch-Site header); this daemon answers \
-                 browsers only for its own site, which `external_url` names behind a proxy",
+                "a web page of another site sent this request (see its Origin or Sec-Fetch-Site header); this daemon accepts browsers only from its own site; behind a proxy, set `external_url` to that site",
             ));
         }
         Ok(())

@@ -56,15 +56,17 @@ impl Passwords {
             files::check_name(name).map_err(|why| wrong(why.to_owned()))?;
             check_hash(hash).map_err(|why| {
                 wrong(format!("user `{name}`: {why}")).hint(format!(
-                    "`htpasswd -B -C 10 FILE {name}` sets a password that can be used"
+                    "set the password again with `htpasswd -B -C 10 FILE {name}`"
                 ))
             })?;
             if let Some(cost) = slow_cost(hash) {
                 let path = path.display();
-                warn!(%path, line = number, user = name, cost, "Each login of this user takes long: its bcrypt cost is over {SLOW_COST}; `htpasswd -B -C 10` sets a password anew");
+                warn!(%path, line = number, user = name, cost, "Logins of this user are slow: the bcrypt cost is over {SLOW_COST}; set the password again with `htpasswd -B -C 10`");
             }
             if users.insert(name.into(), Secret::new(hash)).is_some() {
-                return Err(wrong(format!("user `{name}` stands on a line above too")));
+                return Err(wrong(format!(
+                    "user `{name}` is already defined on an earlier line"
+                )));
             }
         }
         Ok(Self {
@@ -172,17 +174,17 @@ fn check_hash(hash: &str) -> std::result::Result<(), String> {
         h if h.starts_with("{SHA}") => "an SHA-1 hash",
         h if h.starts_with("$5$") || h.starts_with("$6$") => "an SHA-crypt hash",
         h if h.starts_with("$argon2") => "an Argon2 hash",
-        h if h.starts_with("$2x$") => "a hash of a bcrypt that had an error",
-        "" => "no hash",
-        _ => "something that is no known hash, perhaps the password itself",
+        h if h.starts_with("$2x$") => "a hash by a faulty version of bcrypt",
+        "" => "no hash at all",
+        _ => "no known type of hash (perhaps the password itself)",
     };
     Err(format!(
-        "there is {kind}; only bcrypt is taken (`$2y$`, `$2a$`, `$2b$`)"
+        "it has {kind}; only bcrypt is supported (`$2y$`, `$2a$`, `$2b$`)"
     ))
 }
 
 fn check_bcrypt(rest: &str) -> std::result::Result<(), String> {
-    let broken = || "the bcrypt hash is not whole".to_owned();
+    let broken = || "the bcrypt hash is incomplete".to_owned();
     let (cost, value) = rest.split_once('$').ok_or_else(broken)?;
     let cost: u32 = cost.parse().map_err(|_| broken())?;
     if !COSTS.contains(&cost) {
@@ -290,12 +292,12 @@ mod tests {
             ("x:", "no hash"),
             ("hunter2", "expected `name:hash`"),
             (":$2y$04$hunter2", "the name is empty"),
-            ("x:$2y$04$hunter2", "not whole"),
+            ("x:$2y$04$hunter2", "incomplete"),
             (
                 "x:$2y$31$4dj4VlGXORDY/QCRh7J02Ot5T4Fwpe6/jNTuauFTJr7gCBlvtjRK.",
                 "cost 31",
             ),
-            (CI, "stands on a line above"),
+            (CI, "is already defined on an earlier line"),
         ] {
             let error = parse(&format!("{CI}\n{line}\n")).err().unwrap();
             assert!(error.message.contains("line 2"), "{error}");

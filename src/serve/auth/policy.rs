@@ -47,7 +47,7 @@ impl Policy {
             && !config.insecure_no_auth
         {
             return Err(Error::new(
-                "nobody could do anything: no client is trusted and none can show who it is",
+                "every request would be refused: no client is trusted and none can authenticate",
             )
             .hint(
                 "set `auth.htpasswd` or `auth.tokens`, or leave `auth.trust_local` at its default",

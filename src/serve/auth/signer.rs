@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Error, Result, access::Access, config::Config, files, hs256};
 use crate::{digest::Sha256, fs, random, redact::Secret};
 
-/// The issuer.
 const ISSUER: &str = "cachectld";
 /// Tolerated difference between the clocks of two daemons, in seconds.
 const LEEWAY_SECONDS: u64 = 10;
@@ -103,7 +102,7 @@ impl Signer {
         };
         let keys = || std::iter::once(&current).chain(&previous);
         let checks = keys().map(|key| DecodingKey::from_secret(key.expose().as_bytes()));
-        let unusable = |e| Error::new(format!("the signing key cannot be used: {e}"));
+        let unusable = |e| Error::new(format!("cannot use the signing key: {e}"));
         Ok(Self {
             service: config.service.clone(),
             signs: EncodingKey::from_secret(current.expose().as_bytes()).map_err(unusable)?,
@@ -152,7 +151,7 @@ impl Signer {
         let token = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.signs);
         Signed {
             token: Secret::new(
-                token.expect("claims are plain JSON and any secret is a key of HS256"),
+                token.expect("claims are plain JSON, and any secret is a valid HS256 key"),
             ),
             issued_at: now,
         }
@@ -181,7 +180,7 @@ fn key(path: &Path) -> Result<Secret> {
             "the signing key `{}` is shorter than {MIN_KEY_BYTES} bytes",
             path.display()
         ))
-        .hint("`openssl rand -hex 32` makes one"));
+        .hint("create one with `openssl rand -hex 32`"));
     }
     Ok(Secret::new(text))
 }
@@ -190,8 +189,8 @@ fn key(path: &Path) -> Result<Secret> {
 fn own_keys(state_dir: &Path) -> Result<(Secret, Option<Secret>)> {
     let path = state_dir.join(KEY_FILE);
     let trouble = |e: fs::Error| {
-        Error::new(format!("cannot keep the key that signs tokens: {e}"))
-            .hint("name a state folder that can be written, or set `auth.signing_key`")
+        Error::new(format!("cannot store the key that signs tokens: {e}"))
+            .hint("use a writable state folder, or set `auth.signing_key`")
     };
     // Reading refuses a file that exists but cannot be inspected.
     let missing = |path: &Path| matches!(path.try_exists(), Ok(false));

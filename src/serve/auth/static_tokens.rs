@@ -28,23 +28,22 @@ impl StaticTokens {
             let wrong = |why: &str| files::wrong_line(path, number, why);
             let mut words = line.split_ascii_whitespace();
             let (Some(name), Some(token), None) = (words.next(), words.next(), words.next()) else {
-                return Err(wrong("expected `name token`").hint(
-                    "for example `ci` and what `openssl rand -hex 32` prints, with a space in between",
-                ));
+                return Err(wrong("expected `name token`")
+                    .hint("for example `ci`, a space, and the output of `openssl rand -hex 32`"));
             };
             files::check_name(name).map_err(wrong)?;
             if token.len() < MIN_BYTES {
                 return Err(wrong("the token is shorter than 16 bytes")
-                    .hint("`openssl rand -hex 32` makes one"));
+                    .hint("create one with `openssl rand -hex 32`"));
             }
             if !token.bytes().all(|b| b.is_ascii_graphic()) {
                 return Err(wrong(
-                    "the token holds characters that a header cannot carry",
+                    "the token contains characters that are invalid in a header",
                 ));
             }
             let hash = Sha256::of(token.as_bytes());
             if all.iter().any(|(_, other)| *other == hash) {
-                return Err(wrong("the same token stands on a line above"));
+                return Err(wrong("the same token is already on an earlier line"));
             }
             all.push((name.into(), hash));
         }
@@ -56,7 +55,6 @@ impl StaticTokens {
         self.0.iter().map(|(name, _)| name.as_ref())
     }
 
-    /// The number of tokens.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }

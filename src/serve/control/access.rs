@@ -44,7 +44,7 @@ impl Right {
             return Ok(());
         }
         Err(Refusal::denied(format!(
-            "`{}` may not do this: it takes a grant of everything on all repositories, which a token never has",
+            "`{}` may not do this: it needs a grant of all actions on all repositories, which a token never has",
             who.name()
         )))
     }

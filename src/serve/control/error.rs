@@ -21,7 +21,7 @@ impl Asked {
             ops::Error::Damaged { .. } => Status::data_loss(error.to_string()),
             ops::Error::Budget { .. } => Status::deadline_exceeded(error.to_string()),
             ops::Error::Memory { .. } => Status::resource_exhausted(format!(
-                "{error}; try again when other calls have ended, or read the store without the daemon, with --store"
+                "{error}; try again when other calls have ended, or use --store to read the store without the daemon"
             )),
             ops::Error::Store(e) => self.of_store(e, own),
             ops::Error::NothingToExport { .. }
@@ -34,7 +34,7 @@ impl Asked {
             | ops::Error::Replaced { .. }
             | ops::Error::Source(_)
             | ops::Error::Pack(_)
-            | ops::Error::Local(_) => Status::internal(self.told_in_the_log("it went wrong here")),
+            | ops::Error::Local(_) => Status::internal(self.told_in_the_log("the daemon failed")),
         };
         if matches!(status.code(), Code::InvalidArgument) {
             tracing::debug!(request_id = self.0, %error, "Control request refused");
@@ -64,14 +64,14 @@ impl Asked {
                 };
                 return Status::new(code, format!("cannot {}{key}: {}", e.op, e.message));
             }
-            ErrorKind::Full => "there is no room left in the daemon's store",
+            ErrorKind::Full => "the daemon's store is full",
             ErrorKind::Denied | ErrorKind::Unauthenticated | ErrorKind::NoSuchStore => {
-                "the daemon's store refuses it"
+                "the daemon's store denies access"
             }
             ErrorKind::Throttled | ErrorKind::Timeout | ErrorKind::Unavailable => {
                 "the daemon's store does not answer"
             }
-            ErrorKind::Io => "the daemon's disk does not do it",
+            ErrorKind::Io => "the daemon's disk has an error",
         };
         Status::new(code, self.told_in_the_log(words))
     }

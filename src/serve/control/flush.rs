@@ -21,7 +21,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A moment that is never reached.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
-/// As a message.
 pub(super) fn message(status: &BacklogStatus) -> v1::Queue {
     v1::Queue {
         tags: status.updates,
@@ -41,7 +40,7 @@ async fn flush(backlog: &dyn Backlog) -> Result<()> {
         0 => Ok(()),
         count => {
             let why = format!(
-                "{count} of what was acknowledged cannot be sent and was set aside: see the log, and `queue/aside` in the state folder"
+                "{count} acknowledged entries cannot be uploaded and were set aside: see the log, and `queue/aside` in the state folder"
             );
             Err(Error::new(ErrorKind::Unsupported, "flush", why))
         }
@@ -80,7 +79,7 @@ impl Flushes {
         let now = told(&*backlog, tells);
         let work = task::spawn("flush", async move {
             if let Err(error) = flush(&*backlog).await {
-                tracing::warn!(%error, "Queue not flushed");
+                tracing::warn!(%error, "Could not flush the queue");
             }
         });
         *self.0.lock() = Some(work);

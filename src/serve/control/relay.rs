@@ -54,7 +54,7 @@ impl Relay {
             if state.events.is_empty() && state.lost > 0 && n < most {
                 let lost = std::mem::take(&mut state.lost);
                 taken.push(event::warning(format!(
-                    "{lost} more warnings; the daemon's log has them"
+                    "{lost} more warnings, see the daemon's log"
                 )));
             }
             taken
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(
             last,
             [event::warning(
-                "7 more warnings; the daemon's log has them".into()
+                "7 more warnings, see the daemon's log".into()
             )]
         );
     }

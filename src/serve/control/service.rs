@@ -104,16 +104,17 @@ fn check(options: &prune::Options, rights: &Rights) -> Result<(), Status> {
     if options.now {
         if !rights.is_everything() {
             return Err(Status::permission_denied(
-                "--now takes a grant of everything on all repositories, since blobs are those of all",
+                "--now needs a grant of all actions on all repositories, since repositories share blobs",
             ));
         }
         if !options.grace.is_zero() {
-            return Err(Status::invalid_argument("there is no grace time with now"));
+            return Err(Status::invalid_argument(
+                "`now` and a grace time exclude each other",
+            ));
         }
     } else if options.grace < MIN_GRACE {
         return Err(Status::invalid_argument(format!(
-            "--grace must be at least {} while a daemon serves this store ({} was given), or a running build could lose blobs that \
-             it relies on; to free space at once use --now",
+            "--grace must be at least {} while a daemon serves this store ({} was given), or a running build could lose blobs that it relies on; use --now to free space immediately",
             humantime::format_duration(MIN_GRACE),
             humantime::format_duration(options.grace),
         )));
@@ -153,7 +154,7 @@ impl v1::control_server::Control for Verbs {
         if let Some(trouble) = queue.as_mut().and_then(|q| q.trouble.as_mut())
             && !all
         {
-            "the remote store cannot be written to".clone_into(trouble);
+            "the remote store is not writable".clone_into(trouble);
         }
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -226,7 +227,7 @@ impl v1::control_server::Control for Verbs {
             };
             if let Err(error) = prune::read_marked(&ctx.store).await {
                 // They are read again in the next round, long before the grace time is over.
-                tracing::warn!(%error, "Marks not read");
+                tracing::warn!(%error, "Could not read the marks of the prune");
             }
             Ok(report)
         }))

@@ -34,12 +34,12 @@ const TICK: Duration = Duration::from_millis(200);
 const WAITING: usize = 16;
 
 /// A message, with the memory that its report takes.
-pub(super) struct Told<M> {
+pub(super) struct AccountedMessage<M> {
     message: Result<M, Status>,
     kept: Option<Arc<Kept>>,
 }
 
-impl<M> From<Result<M, Status>> for Told<M> {
+impl<M> From<Result<M, Status>> for AccountedMessage<M> {
     fn from(message: Result<M, Status>) -> Self {
         Self {
             message,
@@ -50,7 +50,7 @@ impl<M> From<Result<M, Status>> for Told<M> {
 
 /// Messages of a call; dropping it, as happens when the client disconnects, stops the work.
 pub(super) struct Messages<M> {
-    received: mpsc::Receiver<Told<M>>,
+    received: mpsc::Receiver<AccountedMessage<M>>,
     /// The memory of the report whose last message was taken: it is in transit to the client.
     kept: Option<Arc<Kept>>,
     _work: Option<Task<()>>,
@@ -58,7 +58,7 @@ pub(super) struct Messages<M> {
 
 impl<M> Messages<M> {
     /// The messages that `work` sends.
-    pub(super) fn new(received: mpsc::Receiver<Told<M>>, work: Task<()>) -> Self {
+    pub(super) fn new(received: mpsc::Receiver<AccountedMessage<M>>, work: Task<()>) -> Self {
         Self {
             received,
             kept: None,
@@ -66,7 +66,6 @@ impl<M> Messages<M> {
         }
     }
 
-    /// One message.
     pub(super) fn one(message: M) -> Self {
         let (out, received) = mpsc::channel(1);
         // The channel has room for one.
@@ -111,7 +110,7 @@ async fn run<M: Message>(
     (unread, key): (Arc<Unread>, Key),
     work: impl Future<Output = Result<M::Report, Status>>,
     relay: Arc<Relay>,
-    out: mpsc::Sender<Told<M>>,
+    out: mpsc::Sender<AccountedMessage<M>>,
 ) {
     let work = caller::on_behalf_of(Some(key.clone()), work);
     tokio::pin!(work);
@@ -129,16 +128,18 @@ async fn run<M: Message>(
         }
     };
     let last = relay.take(usize::MAX).into_iter().map(M::progress);
-    let mut messages: Vec<Told<M>> = last.map(|m| Ok(m).into()).collect();
+    let mut messages: Vec<AccountedMessage<M>> = last.map(|m| Ok(m).into()).collect();
     let kept = end.and_then(|report| {
         let kept = unread.keep(&key, report.encoded_len() as u64)?;
         Ok((report, Arc::new(kept)))
     });
     match kept {
-        Ok((report, kept)) => messages.extend(report.in_parts().into_iter().map(|part| Told {
-            message: Ok(M::report(part)),
-            kept: Some(kept.clone()),
-        })),
+        Ok((report, kept)) => {
+            messages.extend(report.in_parts().into_iter().map(|part| AccountedMessage {
+                message: Ok(M::report(part)),
+                kept: Some(kept.clone()),
+            }))
+        }
         Err(status) => messages.push(Err(status).into()),
     }
     for message in messages {

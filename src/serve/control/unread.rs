@@ -50,14 +50,13 @@ impl Unread {
         let own = callers.get(key).copied().unwrap_or(0);
         if own > 0 && own.saturating_add(bytes) > MOST_OF_ONE {
             return Err(Status::resource_exhausted(
-                "the reports of this caller's other calls were not read yet: read or end those calls, then try again",
+                "this caller has not read the reports of its other calls yet: read or end those calls, then try again",
             ));
         }
         let room = self.memory.reserve(0, bytes).map_err(|full| {
             let (used, limit) = (full.taken / 1_000_000, full.limit / 1_000_000);
             Status::resource_exhausted(format!(
-                "the report is too long for now: {used} of {limit} MB for all calls are in use; try again when other calls have \
-                 ended, or ask for fewer repositories"
+                "no memory for the report: {used} of {limit} MB for all calls are in use; try again when other calls have ended, or select fewer repositories"
             ))
         })?;
         *callers.entry(key.clone()).or_default() += bytes;

@@ -7,7 +7,6 @@ use super::X_REQUEST_ID;
 /// Longest client id that is accepted.
 const MAX_CHARS: usize = 128;
 
-/// Names one request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 
@@ -24,7 +23,7 @@ impl RequestId {
     pub(super) fn as_str(&self) -> &str {
         self.0
             .to_str()
-            .expect("only printable ASCII is taken over or made")
+            .expect("only printable ASCII is accepted or generated")
     }
 
     pub(super) fn header(&self) -> HeaderValue {

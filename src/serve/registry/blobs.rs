@@ -20,7 +20,7 @@ const OCTETS: &str = "application/octet-stream";
 fn unknown(digest: &Digest) -> Refusal {
     refuse(
         Code::BLOB_UNKNOWN,
-        format!("there is no blob {digest} here"),
+        format!("blob {digest} is not in this repository"),
     )
 }
 

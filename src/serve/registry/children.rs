@@ -58,7 +58,9 @@ impl Registry {
             .buffered(AT_ONCE)
             .and_then(async |(digest, seen, state)| {
                 if state == Presence::Deleted {
-                    let why = format!("it names {digest}, which is not here; push that first");
+                    let why = format!(
+                        "it refers to {digest}, which is not in this repository; push that first"
+                    );
                     return Err(refuse(Code::MANIFEST_BLOB_UNKNOWN, why));
                 }
                 Ok((digest, seen, state))
@@ -134,7 +136,7 @@ impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digest = &self.digest;
         match self.kind {
-            FlawKind::Missing => write!(f, "{digest} is not here"),
+            FlawKind::Missing => write!(f, "{digest} is missing"),
             FlawKind::Sized { said, is } => write!(f, "{digest} has {is} bytes, not {said}"),
             FlawKind::Unknown => write!(f, "{digest} cannot be looked up now"),
         }

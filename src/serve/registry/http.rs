@@ -32,7 +32,7 @@ pub(super) fn finish(builder: Builder, body: impl Into<Body>) -> Result<Response
     builder.body(body.into()).map_err(|_| {
         refuse(
             Code::MANIFEST_INVALID,
-            "it has a property that no header can carry",
+            "one of its properties is not valid in a header",
         )
     })
 }
@@ -41,7 +41,7 @@ pub(super) fn finish(builder: Builder, body: impl Into<Body>) -> Result<Response
 pub(super) fn outgoing(stream: ByteStream) -> Body {
     Body::from_stream(stream.inspect_err(|error| {
         // The client sees a body that is too short; only the log can say why.
-        tracing::warn!(%error, "Blob broken off");
+        tracing::warn!(%error, "Blob response ended early");
     }))
 }
 
@@ -50,7 +50,6 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
-/// Adds the digest.
 pub(super) fn with_digest(builder: Builder, digest: &Digest) -> Builder {
     builder.header(CONTENT_DIGEST, digest.to_string())
 }

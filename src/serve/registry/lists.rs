@@ -119,7 +119,7 @@ impl Registry {
         let repository = self.read_only(repo);
         let tags = repository.tags().await?;
         if tags.is_empty() && !repository.exists().await? {
-            let why = format!("there is no repository {repo} here");
+            let why = format!("repository {repo} does not exist");
             return Err(refuse(Code::NAME_UNKNOWN, why));
         }
         let after = last.as_deref().unwrap_or_default();
@@ -297,6 +297,6 @@ fn left_out<T>(error: store::Error) -> store::Result<Option<T>> {
     if error.kind != ErrorKind::Corrupt {
         return Err(error);
     }
-    tracing::warn!(%error, "Referrer left out");
+    tracing::warn!(%error, "Damaged referrer is not listed");
     Ok(None)
 }

@@ -40,7 +40,7 @@ const MAX_TYPE: usize = 255;
 pub(super) fn unknown(reference: &Reference) -> Refusal {
     refuse(
         Code::MANIFEST_UNKNOWN,
-        format!("there is no manifest {reference} here"),
+        format!("manifest {reference} is not in this repository"),
     )
 }
 
@@ -237,7 +237,7 @@ async fn receive(call: &Call, body: Body) -> Result<Bytes, Refusal> {
     let too_long = || {
         refuse(
             Code::MANIFEST_INVALID,
-            format!("a manifest may have {MAX_MANIFEST_BYTES} bytes at most"),
+            format!("a manifest may have at most {MAX_MANIFEST_BYTES} bytes"),
         )
         .status(StatusCode::PAYLOAD_TOO_LARGE)
     };
@@ -273,7 +273,7 @@ async fn read(reference: &Reference, parts: &Parts, bytes: Bytes) -> Result<Mani
     if !media::may_be_pushed(&manifest.media_type) {
         let shown: String = manifest.media_type.chars().take(100).collect();
         let why = format!(
-            "a manifest cannot have the media type `{shown}`: expected application/… and nothing that a browser would run"
+            "invalid media type `{shown}` of a manifest: expected application/… and no type that a browser would execute"
         );
         return Err(refuse(Code::MANIFEST_INVALID, why));
     }
@@ -294,7 +294,7 @@ fn tags(reference: &Reference, parts: &Parts) -> Result<Vec<Tag>, Refusal> {
         Reference::Digest(_) => params(parts.uri.query(), "tag"),
     };
     if asked.len() > MAX_TAGS {
-        let why = format!("one request may write {MAX_TAGS} tags at most");
+        let why = format!("one request may write at most {MAX_TAGS} tags");
         return Err(refuse(Code::MANIFEST_INVALID, why).status(StatusCode::URI_TOO_LONG));
     }
     let tags: Result<BTreeSet<Tag>, Refusal> = asked.iter().map(|t| route::tag(t)).collect();

@@ -225,7 +225,7 @@ impl Door for Registry {
             Ok(path) => Path::read(&path),
             Err(_) => (
                 "other",
-                Err(refuse(Code::NAME_INVALID, "the path is no text")),
+                Err(refuse(Code::NAME_INVALID, "the path is not valid UTF-8")),
             ),
         };
         let Ok(path) = &asked else {

@@ -69,7 +69,7 @@ fn check_algorithm(name: &str) -> Result<(), Refusal> {
     if matches!(name, "sha256" | "sha512") {
         return Ok(());
     }
-    let why = format!("`{name}` is not an algorithm of this registry: sha256 and sha512 are");
+    let why = format!("unsupported digest algorithm `{name}`: expected sha256 or sha512");
     Err(refuse(Code::DIGEST_INVALID, why))
 }
 
@@ -109,7 +109,7 @@ impl Registry {
                 if done.is_err() {
                     // The client never learned of the upload, so nobody can continue it.
                     if let Err(error) = self.uploads.drop_unheard(&id).await {
-                        tracing::debug!(%error, "Upload stays until it expires");
+                        tracing::debug!(%error, "Could not remove an upload; it stays until it expires");
                     }
                 }
                 done
@@ -210,7 +210,7 @@ impl Registry {
     /// Removes what the store has of an upload that has ended.
     async fn clear_upload(&self, id: &UploadId, at: Option<u64>, given_up: bool) {
         if let Err(error) = self.uploads.forget(id, at, given_up).await {
-            tracing::debug!(%error, "Pieces of an upload that is over stay until they expire");
+            tracing::debug!(%error, "Could not remove the pieces of a finished upload; they stay until they expire");
         }
     }
 

@@ -108,7 +108,7 @@ impl Card {
         let said = head.annotations;
         let (Some(key), Some(bytes)) = (said.key, said.bytes) else {
             return Err(corrupt(format!(
-                "{} stands where its record should, and is none",
+                "manifest {} is in the place of its record, but is not a record",
                 manifest.digest
             )));
         };
@@ -118,7 +118,7 @@ impl Card {
         if bytes.len() as u64 > limit {
             let size = bytes.len();
             return Err(corrupt(format!(
-                "its record has {size} bytes, at most {limit} were expected"
+                "its record has {size} bytes, more than the limit of {limit}"
             )));
         }
         Ok(Self {
@@ -144,10 +144,7 @@ impl Card {
             return Ok(card);
         }
         let other: String = card.key.chars().take(300).collect();
-        let why = format!(
-            "the record of `{}` stands in its place",
-            other.escape_debug()
-        );
+        let why = format!("the record of `{}` is in its place", other.escape_debug());
         Err(Error::new(ErrorKind::Corrupt, op, why))
     }
 }

@@ -42,7 +42,7 @@ const TAG_CHARS: usize = 26;
 
 /// The kind of records in a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RecordKind {
     Tag,
     Part,
     Fold,
@@ -53,7 +53,7 @@ pub(super) enum Kind {
     Gone,
 }
 
-impl Kind {
+impl RecordKind {
     const ALL: [(Self, &'static str, char); 8] = [
         (Self::Tag, "tags", 't'),
         (Self::Part, "parts", 'p'),
@@ -80,7 +80,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Folder {
     pub(super) repo: Repo,
-    pub(super) kind: Kind,
+    pub(super) kind: RecordKind,
     /// The key up to its last `/`.
     text: String,
     /// The prefix of the tags of all its records.
@@ -94,17 +94,20 @@ impl Folder {
         let mut names = folder.strip_prefix(keys::REPOSITORIES)?.split('/');
         let repo = Repo::unescape(names.next()?)?;
         let (kind, middle) = (names.next()?, names.next());
-        let (kind, ..) = *Kind::ALL.iter().find(|(_, name, _)| *name == kind)?;
-        let has_middle = matches!(kind, Kind::Part | Kind::Fold | Kind::Referrer);
+        let (kind, ..) = *RecordKind::ALL.iter().find(|(_, name, _)| *name == kind)?;
+        let has_middle = matches!(
+            kind,
+            RecordKind::Part | RecordKind::Fold | RecordKind::Referrer
+        );
         if names.next().is_some() || middle.is_some() != has_middle {
             return None;
         }
         Some((Self::new(repo, kind, &key[..=folder.len()]), name))
     }
 
-    fn new(repo: Repo, kind: Kind, text: &str) -> Self {
+    fn new(repo: Repo, kind: RecordKind, text: &str) -> Self {
         let field = match kind {
-            Kind::Tag => {
+            RecordKind::Tag => {
                 let clear = escape(&repo);
                 let fits = clear.len() <= MAX_CLEAR_REPO;
                 if fits {
@@ -125,12 +128,16 @@ impl Folder {
 
     /// The folder of a repository's tags.
     pub(super) fn of_tags(repo: &Repo) -> Self {
-        Self::new(repo.clone(), Kind::Tag, &keys::tags_prefix(repo))
+        Self::new(repo.clone(), RecordKind::Tag, &keys::tags_prefix(repo))
     }
 
     /// The folder of the metadata of a repository's manifests.
     pub(super) fn of_manifests(repo: &Repo) -> Self {
-        Self::new(repo.clone(), Kind::Manifest, &keys::manifests_prefix(repo))
+        Self::new(
+            repo.clone(),
+            RecordKind::Manifest,
+            &keys::manifests_prefix(repo),
+        )
     }
 
     /// The prefix of the tags of all its records.
@@ -146,7 +153,7 @@ impl Folder {
     /// The place of its record `name`; `None` for a name that no key of ours has.
     pub(super) fn place(&self, name: &str) -> Option<Tag> {
         let field = match self.kind {
-            Kind::Tag => {
+            RecordKind::Tag => {
                 // Each name has one key.
                 name.parse::<Tag>().ok()?;
                 let fits = self.prefix.len() + name.len() <= MAX_TAG;
@@ -170,8 +177,8 @@ impl Folder {
             return Name::Foreign;
         };
         match self.kind {
-            Kind::Tag if field.starts_with('-') => Name::Hashed,
-            Kind::Tag => match field.parse::<Tag>() {
+            RecordKind::Tag if field.starts_with('-') => Name::Hashed,
+            RecordKind::Tag => match field.parse::<Tag>() {
                 Ok(_) => Name::Clear(field.to_owned()),
                 Err(_) => Name::Foreign,
             },
@@ -206,11 +213,11 @@ pub(super) fn whose(place: &Tag) -> Whose {
         let rest = place.as_str().strip_prefix(RESERVED_TAGS)?;
         let (kind, rest) = rest.split_once('.')?;
         let mut letters = kind.chars();
-        let kind = Kind::of_letter(letters.next()?).filter(|_| letters.next().is_none())?;
+        let kind = RecordKind::of_letter(letters.next()?).filter(|_| letters.next().is_none())?;
         let (field, _) = rest.split_once('.')?;
         match kind {
-            Kind::Tag => unescape(field).map(Whose::Repo),
-            Kind::Manifest => Some(Whose::ManifestOf(format!(
+            RecordKind::Tag => unescape(field).map(Whose::Repo),
+            RecordKind::Manifest => Some(Whose::ManifestOf(format!(
                 "{RESERVED_TAGS}{}.{field}.",
                 kind.letter()
             ))),

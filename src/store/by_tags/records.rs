@@ -9,14 +9,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::{
     AT_ONCE, ByTags, Flat,
     card::{self, Card},
-    names::{Folder, Kind, Name, Whose, whose},
+    names::{Folder, Name, RecordKind, Whose, whose},
     no_place,
 };
 use crate::{
     artifact::{Descriptor, Manifest, Tag},
     store::{
         Expect,
-        error::{Error, ErrorKind, Result},
+        error::{Error, ErrorKind, Result, corrupt_is_none},
         keys::{self, Key, RESERVED_TAGS, Repo},
         record,
         records::{Listed, Records},
@@ -24,23 +24,23 @@ use crate::{
 };
 
 /// The place of a record.
-struct Place {
+struct RecordPlace {
     folder: Folder,
     tag: Tag,
 }
 
-fn place(op: &'static str, key: &str) -> Result<Place> {
+fn place(op: &'static str, key: &str) -> Result<RecordPlace> {
     let read = || {
         let (folder, name) = Folder::split(key)?;
         // The CLI's own tags are plain tags, and nothing else is stored in their place.
         let tag = match folder.kind {
-            Kind::Tag if folder.repo == Repo::cli() => {
+            RecordKind::Tag if folder.repo == Repo::cli() => {
                 let tag: Tag = name.parse().ok()?;
                 (!keys::is_reserved(&tag)).then_some(tag)?
             }
             _ => folder.place(name)?,
         };
-        Some(Place { folder, tag })
+        Some(RecordPlace { folder, tag })
     };
     read().ok_or_else(|| no_place(op, key))
 }
@@ -71,7 +71,7 @@ impl<S: Flat> ByTags<S> {
         let clear = match name {
             Name::Foreign => return Ok(None),
             // Listings include the time of parts, but not of other records.
-            Name::Clear(name) if folder.kind != Kind::Part => {
+            Name::Clear(name) if folder.kind != RecordKind::Part => {
                 return Ok(Some(bare(folder.key(&name))));
             }
             Name::Clear(name) => Some(name),
@@ -106,11 +106,7 @@ impl<S: Flat> ByTags<S> {
     /// The repository of the records in a folder, taken from the first readable one.
     async fn owner(&self, places: &[Tag]) -> Result<Option<Repo>> {
         for tag in places {
-            let found = match self.manifest_at(tag).await {
-                Ok(found) => found,
-                Err(e) if e.kind == ErrorKind::Corrupt => None,
-                Err(e) => return Err(e),
-            };
+            let found = corrupt_is_none(self.manifest_at(tag).await)?;
             let card = found.and_then(|m| Card::read("list", &m, record::MAX_BYTES).ok());
             let owner = card.and_then(|card| {
                 let (folder, _) = Folder::split(&card.key)?;
@@ -133,12 +129,12 @@ impl<S: Flat> Records for ByTags<S> {
         let place = place(OP, key)?;
         let found = self.manifest_at(&place.tag).await?;
         let bytes = match (found, place.folder.kind) {
-            (Some(found), Kind::Tag) => tagged(OP, key, &found).map_err(|e| e.at("", key))?,
+            (Some(found), RecordKind::Tag) => tagged(OP, key, &found).map_err(|e| e.at("", key))?,
             (Some(found), _) => {
                 let card = Card::read_as(OP, &found, limit, key);
                 card.map_err(|e| e.at("", key))?.bytes
             }
-            (None, Kind::Manifest) if place.folder.repo == Repo::cli() => {
+            (None, RecordKind::Manifest) if place.folder.repo == Repo::cli() => {
                 let Some(Key::Manifest(_, digest)) = keys::parse(key) else {
                     return Ok(None);
                 };
@@ -149,7 +145,7 @@ impl<S: Flat> Records for ByTags<S> {
         };
         if bytes.len() as u64 > limit {
             let size = bytes.len();
-            let why = format!("its record has {size} bytes, at most {limit} were expected");
+            let why = format!("its record has {size} bytes, more than the limit of {limit}");
             return Err(Error::new(ErrorKind::Corrupt, OP, why).at("", key));
         }
         Ok(Some(bytes))
@@ -160,17 +156,17 @@ impl<S: Flat> Records for ByTags<S> {
         let place = place(OP, key)?;
         if bytes.len() as u64 > record::MAX_BYTES {
             let (size, most) = (bytes.len(), record::MAX_BYTES);
-            let why = format!("a record of {size} bytes is over the limit of {most}");
+            let why = format!("a record of {size} bytes exceeds the limit of {most}");
             return Err(Error::new(ErrorKind::Invalid, OP, why).at("", key));
         }
-        let is_part = place.folder.kind == Kind::Part;
+        let is_part = place.folder.kind == RecordKind::Part;
         let keeps: Option<Descriptor> = match place.folder.kind {
-            Kind::Part => {
+            RecordKind::Part => {
                 let part: record::Tagged = record::decode(OP, &bytes).map_err(|e| e.at("", key))?;
                 Some(Descriptor::new(&part.media_type, part.digest, part.size))
             }
             // A tag points at its manifest directly: see `repo`.
-            Kind::Tag => return Err(no_place(OP, key)),
+            RecordKind::Tag => return Err(no_place(OP, key)),
             _ => None,
         };
         let modified = if is_part {
@@ -202,7 +198,7 @@ impl<S: Flat> Records for ByTags<S> {
     async fn list_records(&self, prefix: &str) -> Result<Vec<Listed>> {
         const OP: &str = "list records";
         let (folder, start) = Folder::split(prefix).ok_or_else(|| no_place(OP, prefix))?;
-        let own_tags = folder.kind == Kind::Tag && folder.repo == Repo::cli();
+        let own_tags = folder.kind == RecordKind::Tag && folder.repo == Repo::cli();
         let mut found: Vec<Listed> = if own_tags {
             let tags = self.flat().standing(start).await?;
             let tags = tags.into_iter().filter(|t| !keys::is_reserved(t));
@@ -230,7 +226,7 @@ impl<S: Flat> Records for ByTags<S> {
     async fn any_record(&self, prefix: &str) -> Result<Option<String>> {
         const OP: &str = "list records";
         let (folder, _) = Folder::split(prefix).ok_or_else(|| no_place(OP, prefix))?;
-        if folder.kind == Kind::Tag && folder.repo == Repo::cli() {
+        if folder.kind == RecordKind::Tag && folder.repo == Repo::cli() {
             let listed = self.list_records(prefix).await?;
             return Ok(listed.into_iter().next().map(|l| l.key));
         }

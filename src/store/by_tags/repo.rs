@@ -39,7 +39,7 @@ enum Kept {
 }
 
 /// The place of a tag, and whether its name is readable there.
-struct Place {
+struct TagPlace {
     tag: Tag,
     is_clear: bool,
 }
@@ -69,25 +69,24 @@ impl<S: Flat> InRepo<S> {
     }
 
     /// The place of a tag; `None` for one that the repository cannot have.
-    fn place(&self, tag: &Tag) -> Option<Place> {
+    fn place(&self, tag: &Tag) -> Option<TagPlace> {
         if self.is_cli() {
-            return (!keys::is_reserved(tag)).then(|| Place {
+            return (!keys::is_reserved(tag)).then(|| TagPlace {
                 tag: tag.clone(),
                 is_clear: true,
             });
         }
         let place = self.folder.place(tag.as_str())?;
-        Some(Place {
+        Some(TagPlace {
             is_clear: matches!(self.folder.name(&place), Name::Clear(_)),
             tag: place,
         })
     }
 
-    /// The place for a new tag.
-    fn new_place(&self, op: &'static str, tag: &Tag) -> Result<Place> {
+    fn new_place(&self, op: &'static str, tag: &Tag) -> Result<TagPlace> {
         self.place(tag).ok_or_else(|| {
             let why = format!(
-                "tags of this repository cannot start with `{}`: other repositories' lie there",
+                "tags of this repository cannot start with `{}`, which is reserved for other repositories",
                 keys::RESERVED_TAGS
             );
             Error::new(ErrorKind::Invalid, op, why).at("", tag)
@@ -114,7 +113,7 @@ impl<S: Flat> InRepo<S> {
         let size = found.bytes.len() as u64;
         if size != desc.size {
             let want = desc.size;
-            let why = format!("it has {size} bytes, {want} were expected");
+            let why = format!("it has {size} bytes, expected {want}");
             return Err(Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest));
         }
         let piece = found.bytes.slice(range.start as usize..range.end as usize);
@@ -131,7 +130,7 @@ impl<S: Flat> InRepo<S> {
         size: u64,
     ) -> Result<Option<Manifest>> {
         if size > MAX_MANIFEST_BYTES {
-            let why = "its record says that it is longer than any manifest";
+            let why = "its record states a size over the limit for manifests";
             return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
         }
         let desc = Descriptor::new(media_type, *digest, size);
@@ -145,7 +144,7 @@ impl<S: Flat> InRepo<S> {
             })
             .await?;
         if !digest.matches(&bytes) {
-            let why = "the manifest's bytes do not have its digest";
+            let why = "the manifest's bytes do not match its digest";
             return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
         }
         Ok(Some(Manifest {
@@ -183,7 +182,7 @@ impl<S: Flat> InRepo<S> {
         let manifest = self.by_record(OP, &at.digest, &at.media_type, at.size);
         let Some(manifest) = manifest.await? else {
             let why = format!(
-                "it names manifest {}, which is not there; export again, or remove the tag",
+                "it points at manifest {}, which is missing; export again, or remove the tag",
                 at.digest
             );
             return Err(Error::new(ErrorKind::Corrupt, OP, why).at("", tag));
@@ -219,7 +218,7 @@ impl<S: Flat> InRepo<S> {
         let kept = match published {
             Ok(_) => Kept::AsManifest,
             Err(e) if is_refused => {
-                tracing::debug!(error = %e, digest = %manifest.digest, "Manifest is kept as a blob");
+                tracing::debug!(error = %e, digest = %manifest.digest, "Manifest stored as a blob");
                 let body = Body::from(manifest.bytes.clone());
                 self.flat().put(&manifest.descriptor(), &body).await?;
                 Kept::AsBlob
@@ -247,7 +246,7 @@ impl<S: Flat> InRepo<S> {
     async fn point(
         &self,
         tag: &Tag,
-        place: &Place,
+        place: &TagPlace,
         manifest: &Manifest,
         kept: Kept,
         expect: &Expect,

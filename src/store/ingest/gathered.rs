@@ -52,7 +52,7 @@ impl Gathered {
                     Err(Error::new(
                         ErrorKind::Invalid,
                         "upload",
-                        "more bytes came than its range says",
+                        "received more bytes than its range states",
                     ))
                 }
                 Ok(None) => Ok(()),

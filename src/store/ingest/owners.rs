@@ -214,7 +214,7 @@ impl Owners {
             journal.write()
         };
         if let Err(error) = saved {
-            tracing::warn!(%error, "Owners of uploads are not saved: after a restart these count to nobody");
+            tracing::warn!(%error, "Could not save the owners of uploads: after a restart these uploads count towards no caller");
         }
     }
 
@@ -237,7 +237,7 @@ impl Owners {
             given_up = state.give_up_own(owner, false);
             if given_up.is_none() {
                 return Err(over(format!(
-                    "there are {most} unfinished uploads of this caller already (max_uploads); finish or cancel some first"
+                    "this caller already has {most} unfinished uploads (max_uploads); finish or cancel some first"
                 )));
             }
         }
@@ -278,7 +278,7 @@ impl Owners {
             ..
         } = &mut *state;
         let Some(owned) = uploads.get_mut(id) else {
-            let why = "it was cancelled while it was sent";
+            let why = "it was cancelled during the request";
             return Err(Error::new(ErrorKind::Conflict, "upload", why).at("", id));
         };
         let total = totals.entry(owned.owner.clone()).or_default();
@@ -287,7 +287,7 @@ impl Owners {
             let given_up = state.give_up_own(&owner, true);
             return given_up.map(Some).ok_or_else(|| {
                 over(format!(
-                    "the unfinished uploads of this caller would have more than {most} bytes (max_upload_bytes)"
+                    "the unfinished uploads of this caller would exceed {most} bytes (max_upload_bytes)"
                 ))
             });
         }

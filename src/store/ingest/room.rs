@@ -34,7 +34,7 @@ impl Ingests {
                 return true;
             }
             Err(error) => {
-                tracing::warn!(%error, "Disk full, and files of uploads cannot be removed");
+                tracing::warn!(%error, "Disk full, and could not remove files of uploads");
             }
         }
         let Fillers { resting, is_own } = self.owners.fillers(id);
@@ -74,7 +74,7 @@ impl Ingests {
                 may_retry
             }
             Err(error) => {
-                tracing::warn!(%error, "Disk full, and unfinished uploads cannot be dropped");
+                tracing::warn!(%error, "Disk full, and could not drop unfinished uploads");
                 !is_own
             }
         }

@@ -151,7 +151,7 @@ impl Session {
     pub(super) fn write(&mut self, pieces: &mut VecDeque<Bytes>) -> Result<()> {
         let found = self.file.metadata().map_err(io_at(&self.path, "write"))?;
         if is_taken(&found) {
-            let why = "another request has ended it";
+            let why = "another request has finished or cancelled it";
             return Err(Error::new(ErrorKind::Conflict, "upload", why));
         }
         while let Some(piece) = pieces.front() {

@@ -38,7 +38,6 @@ pub use finished::Finished;
 use finished::filler;
 use pieces::{GONE, Pieces, end};
 
-/// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
 /// Bytes that must arrive before a piece gets a slot.
 const LEAST_BYTES: usize = 16 << 10;
@@ -129,9 +128,9 @@ impl Uploads {
 
     /// Removes an upload in favour of others of its owner.
     async fn give_up(&self, id: &UploadId) {
-        tracing::info!(upload = %id, "Unfinished upload is dropped for others of its owner");
+        tracing::info!(upload = %id, "Dropped an unfinished upload in favor of others of its owner");
         if let Err(error) = self.cancel(id).await {
-            tracing::warn!(%error, "Unfinished upload stays until it expires");
+            tracing::warn!(%error, "Could not remove an unfinished upload; it stays until it expires");
         }
     }
 
@@ -359,7 +358,7 @@ impl Uploads {
                 match (alone, kept) {
                     (None, kept) => here = here && kept.is_ok(),
                     (Some(_), Ok(())) => {
-                        tracing::debug!(upload = %id, "Chunk is kept here alone while the store is away");
+                        tracing::debug!(upload = %id, "Chunk is stored only locally while the store is unreachable");
                     }
                     (Some(_), Err(full)) if full.kind == ErrorKind::Full => return Err(full),
                     (Some(away), Err(_)) => return Err(away),
@@ -542,10 +541,12 @@ impl Uploads {
         let body = Body::Bytes(piece).stream(0..length);
         let kept = match self.local.append(id, None, body).await {
             Ok(Appended::Size(_)) => Ok(()),
-            Ok(_) => Err(Error::new(ErrorKind::Conflict, "upload", "it is not here").at("", id)),
+            Ok(_) => {
+                Err(Error::new(ErrorKind::Conflict, "upload", "it is not on this node").at("", id))
+            }
             Err(error) => Err(error),
         };
-        kept.inspect_err(|error| tracing::warn!(%error, "Upload is not kept here"))
+        kept.inspect_err(|error| tracing::warn!(%error, "Could not keep a local copy of an upload"))
     }
 
     /// Fetches the listed pieces, one at a time: each takes a slot.
@@ -557,7 +558,7 @@ impl Uploads {
             let bytes = pieces.records.read_record(&key, most).await?;
             let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
             let bytes = bytes.ok_or_else(|| {
-                Error::new(ErrorKind::Conflict, "upload", "a piece of it is gone").at("", id)
+                Error::new(ErrorKind::Conflict, "upload", "a piece of it is missing").at("", id)
             })?;
             let length = bytes.len() as u64;
             let body = Body::Bytes(bytes).stream(0..length);

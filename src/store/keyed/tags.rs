@@ -113,7 +113,7 @@ impl<O: SweptBlobs> Keyed<O> {
         let manifest = self.read_manifest(op, &at.digest, Some(at.media_type));
         let Some(manifest) = manifest.await? else {
             let why = format!(
-                "it points at manifest {}, which is gone; export again to repair it, or remove the tag",
+                "it points at manifest {}, which is missing; export again to repair it, or remove the tag",
                 at.digest
             );
             return Err(Error::new(ErrorKind::Corrupt, op, why));

@@ -44,7 +44,7 @@ fn check_weight(bytes: &[u8], limit: u64) -> std::result::Result<(), String> {
     }
     let (takes, limit) = (weight >> 20, limit >> 20);
     Err(format!(
-        "to read it may take {takes} MB of memory, more than {limit} MB"
+        "reading it may take {takes} MB of memory, more than the limit of {limit} MB"
     ))
 }
 
@@ -75,7 +75,7 @@ impl Index {
             Error::new(
                 ErrorKind::Corrupt,
                 op,
-                format!("`index.json` is no image index: {why}"),
+                format!("`index.json` is not an image index: {why}"),
             )
         };
         if let Err(why) = check_weight(bytes, MAX_WEIGHT) {
@@ -90,7 +90,7 @@ impl Index {
                 *none = json!([]);
                 Ok(Self(map))
             }
-            _ => Err(refused("its `manifests` are no list".to_owned())),
+            _ => Err(refused("its `manifests` is not a list".to_owned())),
         }
     }
 
@@ -104,7 +104,7 @@ impl Index {
         if self.entries().len() <= before.entries().len() {
             return Ok(bytes);
         }
-        let too_long = || format!("{} bytes are too many", bytes.len());
+        let too_long = || format!("{} bytes exceed the limit", bytes.len());
         let is_short = (bytes.len() as u64) < MAX_INDEX_BYTES - ROOM_BYTES;
         let fits = is_short.then_some(()).ok_or_else(too_long);
         let fits = fits.and_then(|()| check_weight(&bytes, MAX_WEIGHT - ROOM_BYTES));
@@ -175,7 +175,7 @@ impl Index {
             Error::new(
                 ErrorKind::Corrupt,
                 op,
-                "an entry of `index.json` has no digest that we know; remove it first",
+                "an entry of `index.json` has no valid digest; remove it first",
             )
         };
         self.entries()

@@ -426,7 +426,7 @@ async fn index_that_would_take_all_memory_is_refused_before_it_is_read() {
     std::fs::write(dir.path().join("index.json"), bomb).unwrap();
     let e = store.tags("").await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::Corrupt);
-    assert!(e.message.contains("more than 256 MB"), "{e}");
+    assert!(e.message.contains("more than the limit of 256 MB"), "{e}");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub(in crate::store) async fn within<T>(
 }
 
 fn no_answer(op: &'static str, limit: Duration) -> Error {
-    let message = format!("no answer in {}", span(limit));
+    let message = format!("no answer within {}", span(limit));
     Error::new(ErrorKind::Timeout, op, message).unheard()
 }
 
@@ -133,7 +133,7 @@ impl Sent {
         }
         let (bytes, limit) = (self.bytes.load(Ordering::Relaxed), span(limit));
         let message = format!(
-            "nothing was taken for {limit} after {bytes} of {} bytes",
+            "the peer accepted no data for {limit} after {bytes} of {} bytes",
             self.of
         );
         Error::new(ErrorKind::Timeout, op, message).unheard()
@@ -249,7 +249,7 @@ impl Watch {
         if self.waited >= self.stall {
             let rate = self.bytes as f64 / self.waited.as_secs_f64();
             if rate < MIN_BYTES_PER_SECOND {
-                return Err(stalled(format!("only {rate:.0} bytes per second came")));
+                return Err(stalled(format!("received only {rate:.0} bytes per second")));
             }
             (self.waited, self.bytes) = (Duration::ZERO, 0);
         }
@@ -288,7 +288,7 @@ mod tests {
         for (taken, want, seconds) in [
             (0, "for 15s after 0 of 100", 15),
             (50, "for 10s after 50 of 100", 10),
-            (100, "no answer in 30s", 30),
+            (100, "no answer within 30s", 30),
         ] {
             let (began, sent) = (Instant::now(), Sent::nothing_of(100));
             sent.add(taken);

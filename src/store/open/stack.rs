@@ -6,7 +6,7 @@ use super::Repositories;
 use crate::store::{
     Records, RepoStore, Repository, Sweep, Untag,
     keys::Repo,
-    marked::Marked,
+    marked::MarkedBlobs,
     wrap::{
         DamagedBlobs, Guard, Guarded, ReadOnly, Renewing, Retrying, Verified,
         retrying::{Contact, Policy},
@@ -43,7 +43,7 @@ pub(super) struct Stack {
     /// Blobs that were read damaged; `None` if they are not remembered.
     pub(super) damaged: Option<DamagedBlobs>,
     /// What a prune has marked, and how to renew it; `None` if nothing prunes beside open doors.
-    pub(super) renewing: Option<(Arc<Marked>, Arc<dyn Sweep>)>,
+    pub(super) renewing: Option<(Arc<MarkedBlobs>, Arc<dyn Sweep>)>,
     /// Tags and records can be changed.
     pub(super) writable: bool,
     /// Name, limits and counts.

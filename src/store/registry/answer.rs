@@ -31,7 +31,6 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// A header as text.
     pub(super) fn text(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -69,7 +68,7 @@ impl Answer {
             Some(got) if got.algorithm() == want.algorithm() && got != *want => Err(Error::new(
                 ErrorKind::Corrupt,
                 op,
-                format!("the registry says that it has {got} instead"),
+                format!("the registry reports digest {got} instead"),
             )),
             _ => Ok(()),
         }

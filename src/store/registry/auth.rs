@@ -103,7 +103,7 @@ impl Auth {
         let found = found.credential.as_ref();
         if found.is_some() && self.is_in_clear() && self.warned_in_clear.first() {
             // Logged at every verbosity: otherwise nobody would notice.
-            warn!(target: "cachectl::insecure", store = %self.location, "Passwords and tokens for this daemon are sent over plain http; use cachectld+https://, or set registry.insecure where nobody can listen");
+            warn!(target: "cachectl::insecure", store = %self.location, "Passwords and tokens for this daemon are sent over plain http; use cachectld+https://, or set registry.insecure if nobody can eavesdrop");
         }
         Ok(found)
     }
@@ -125,7 +125,7 @@ impl Auth {
     /// The credentials of a request with identity `whose`, to report if it was refused.
     pub(super) fn account(&self, whose: As) -> Account {
         match self.credential.get() {
-            _ if whose == As::Anybody => Account::NotSent("it was made as anybody's".to_owned()),
+            _ if whose == As::Anybody => Account::NotSent("the request was anonymous".to_owned()),
             None => Account::NotSent("the answer did not ask for any".to_owned()),
             Some(found) if found.credential.is_some() => Account::Sent(found.account.clone()),
             Some(found) => Account::NotSent(found.account.clone()),
@@ -145,7 +145,7 @@ impl Auth {
     pub(super) fn read_as_anybody(&self) {
         self.state.lock().read_as_anybody = true;
         if self.warned.first() {
-            warn!(store = %self.location, "The stored credentials are refused; reading goes on without them");
+            warn!(store = %self.location, "The stored credentials are refused; continuing to read without them");
         }
     }
 
@@ -252,7 +252,7 @@ impl Auth {
                 Ok(token) => return Ok(self.keep_refresh(token)),
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(error) => {
-                    debug!(%error, "Refresh token refused");
+                    debug!(%error, "The refresh token is refused");
                     self.state.lock().refresh = None;
                 }
             }
@@ -298,7 +298,7 @@ impl Auth {
                     .guard()
                     .realm(connection.base(), &realm)
                     .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
-                debug!(realm = %guard::show(&url), ?error, "Asked for a token");
+                debug!(realm = %guard::show(&url), ?error, "Requesting a token");
                 let wider = !need.covers(&scopes);
                 need.merge(&scopes);
                 let mut state = self.state.lock();

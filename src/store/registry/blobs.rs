@@ -69,7 +69,7 @@ pub(super) async fn is_there(shared: &Shared, desc: &Descriptor) -> Result<bool>
         Some(size) if size == desc.size => Ok(true),
         Some(size) => {
             let message = format!(
-                "the registry has {size} bytes under this digest, {} were to be stored",
+                "the registry has {size} bytes under this digest, but the blob has {}",
                 desc.size
             );
             Err(Error::new(ErrorKind::Corrupt, "put", message))
@@ -90,15 +90,19 @@ async fn stat_by_get(shared: &Shared, digest: &Digest) -> Result<Option<u64>> {
         StatusCode::OK if is_vouched(&answer, digest) => answer.length(),
         StatusCode::OK => {
             check_plain("stat", &answer, digest)?;
-            return Err(error::foreign("stat", "the answer does not name the blob"));
+            return Err(error::foreign(
+                "stat",
+                "the answer does not state the blob's digest",
+            ));
         }
         // An empty blob has no first byte.
         StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
         _ => return Err(answer.refusal("stat").await.error),
     };
     check_plain("stat", &answer, digest)?;
-    let size = size
-        .ok_or_else(|| error::foreign("stat", "the registry does not say how long the blob is"))?;
+    let size = size.ok_or_else(|| {
+        error::foreign("stat", "the registry does not report the size of the blob")
+    })?;
     can_be("stat", digest, size).map(Some)
 }
 
@@ -114,7 +118,7 @@ fn is_vouched(answer: &Answer, digest: &Digest) -> bool {
 /// Only one blob can be empty.
 fn can_be(op: &'static str, digest: &Digest, size: u64) -> Result<u64> {
     if size == 0 && !digest.matches(b"") {
-        return Err(error::foreign(op, "the answer has no bytes"));
+        return Err(error::foreign(op, "the answer is empty"));
     }
     Ok(size)
 }
@@ -191,7 +195,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
         return Err(Error::new(
             ErrorKind::Corrupt,
             "get",
-            "the registry sent a part without saying which",
+            "the registry sent a part without its range",
         ));
     };
     if let Some(total) = got.total.filter(|t| *t != desc.size) {
@@ -199,7 +203,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
     }
     if got.first != range.start || got.last < got.first || got.last >= desc.size {
         let message = format!(
-            "bytes {}-{} came instead of {}-{}",
+            "received bytes {}-{} instead of {}-{}",
             got.first,
             got.last,
             range.start,
@@ -221,7 +225,7 @@ fn check_plain(op: &'static str, answer: &Answer, digest: &Digest) -> Result<()>
     // A blob may be HTML too: then the registry names its digest.
     if page && answer.digest() != Some(*digest) {
         let whence = super::guard::show(&answer.url);
-        let why = format!("a page ({media_type}) came from `{whence}` instead of the blob");
+        let why = format!("received a page ({media_type}) from `{whence}` instead of the blob");
         return Err(error::foreign(op, why));
     }
     Ok(())

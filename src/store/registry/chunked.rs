@@ -171,7 +171,7 @@ impl<'a> Upload<'a> {
         };
         if next > end || next < self.at {
             let message = format!(
-                "the registry says that it has {next} bytes; {} to {end} were sent",
+                "the registry reports {next} bytes, after bytes {} to {end} were sent",
                 self.at
             );
             return Err(Error::new(ErrorKind::Corrupt, "put", message));
@@ -179,7 +179,7 @@ impl<'a> Upload<'a> {
         self.barren = if next == self.at { self.barren + 1 } else { 0 };
         self.at = next;
         if self.barren >= MAX_BARREN {
-            let message = format!("the registry takes nothing after byte {next}");
+            let message = format!("the registry accepts nothing after byte {next}");
             return Err(Error::new(ErrorKind::Unavailable, "put", message));
         }
         Ok(Next::Go)
@@ -190,7 +190,7 @@ impl<'a> Upload<'a> {
         if half < MIN_CHUNK_BYTES.max(self.session.min_chunk) {
             return Err(refused);
         }
-        debug!(bytes = half, "Pieces are made smaller");
+        debug!(bytes = half, "Using smaller pieces");
         self.chunk = half;
         Ok(Next::Go)
     }
@@ -222,14 +222,11 @@ impl<'a> Upload<'a> {
             tokio::time::sleep(pause).await;
             match self.session.offset().await {
                 Ok(Offset::At(at)) if at > self.desc.size => {
-                    let message = format!(
-                        "the registry says that it has {at} bytes of {}",
-                        self.desc.size
-                    );
+                    let message = format!("the registry reports {at} bytes of {}", self.desc.size);
                     return Err(Error::new(ErrorKind::Corrupt, "put", message));
                 }
                 Ok(Offset::At(at)) => {
-                    debug!(at, error = %failed, "Upload goes on");
+                    debug!(at, error = %failed, "Upload continues");
                     if at > self.at {
                         self.barren = 0;
                     }
@@ -293,7 +290,7 @@ impl<'a> Upload<'a> {
                 .careful_bytes
                 .store(0, Ordering::Relaxed);
             error.message = format!(
-                "the registry put {} pieces together wrongly: {}",
+                "the registry joined {} pieces incorrectly: {}",
                 self.pieces, error.message
             );
         }

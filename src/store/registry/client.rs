@@ -74,7 +74,7 @@ impl Registry {
         match self.0.transport.send(&ask).await {
             Ok(answer) if matches!(answer.status.as_u16(), 404 | 405 | 410) => {
                 let why = format!(
-                    "no registry answers there: GET /v2/ is answered with {}",
+                    "the server is not a registry: it answers GET /v2/ with {}",
                     answer.status
                 );
                 self.at("", Err(Error::new(ErrorKind::NoSuchStore, "ask", why)))
@@ -159,7 +159,7 @@ impl TagStore for Registry {
         self.at("", self.0.transport.send(&ping).await)?;
         Ok(self.0.transport.clock.now().unwrap_or_else(|| {
             if self.0.clockless.first() {
-                warn!(store = %self.0.shown, "The registry does not tell its time; this node's clock serves");
+                warn!(store = %self.0.shown, "The registry does not report its time; using this node's clock");
             }
             Time::now()
         }))

@@ -78,10 +78,12 @@ impl Config {
             }
         }
         if self.username.is_none() && (self.password.is_some() || self.password_file.is_some()) {
-            return refused("a password is set without a username; for an identity token the username is `<token>`".to_owned());
+            return refused("a password is set without a username; for an identity token, set username to `<token>`".to_owned());
         }
         if self.username.as_deref().is_some_and(|u| u.contains(':')) {
-            return refused("username has a `:`, which HTTP cannot send (RFC 7617)".to_owned());
+            return refused(
+                "username contains a `:`, which HTTP does not allow (RFC 7617)".to_owned(),
+            );
         }
         Ok(())
     }

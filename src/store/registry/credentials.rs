@@ -27,7 +27,6 @@ const AUTH: GeneralPurpose = GeneralPurpose::new(
 /// The user name by which a helper marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     /// Name and password.
@@ -165,7 +164,7 @@ impl Search<'_> {
 
     /// Records why a source is skipped; the next one may work, so this is logged too.
     fn fault(&mut self, why: String) {
-        warn!(reason = %why, "Credentials skipped");
+        warn!(reason = %why, "Ignoring unusable credentials");
         self.faults.push(why);
     }
 
@@ -194,7 +193,7 @@ impl Search<'_> {
         } else {
             match sources.files.first() {
                 Some(file) => format!("`{}` does not exist", file.display()),
-                None => "there is no docker configuration".to_owned(),
+                None => "no docker configuration".to_owned(),
             }
         };
         Found {
@@ -318,7 +317,7 @@ fn decode(entry: &serde_json::Value) -> std::result::Result<Option<Credential>, 
             .decode(auth)
             .ok()
             .and_then(|b| String::from_utf8(b).ok());
-        let both = decoded.ok_or("`auth` is not base64 of a text")?;
+        let both = decoded.ok_or("`auth` is not valid base64 of UTF-8 text")?;
         let (name, password) = both
             .split_once(':')
             .ok_or("`auth` has no colon between user name and password")?;
@@ -381,8 +380,14 @@ mod tests {
                 Ok(Some(token)),
             ),
             (r#"{"auth":"","username":"u","password":7}"#, Ok(None)),
-            (r#"{"auth":"%"}"#, Err("`auth` is not base64 of a text")),
-            (r#"{"auth":"/w=="}"#, Err("`auth` is not base64 of a text")),
+            (
+                r#"{"auth":"%"}"#,
+                Err("`auth` is not valid base64 of UTF-8 text"),
+            ),
+            (
+                r#"{"auth":"/w=="}"#,
+                Err("`auth` is not valid base64 of UTF-8 text"),
+            ),
             (
                 r#"{"auth":"dQ=="}"#,
                 Err("`auth` has no colon between user name and password"),
@@ -484,7 +489,7 @@ mod tests {
         tokio::time::pause();
         tokio::time::advance(std::time::Duration::from_secs(11)).await;
         let error = asked.await.map(|_| ()).unwrap_err();
-        assert!(error.contains("no answer in 10 s"), "{error}");
+        assert!(error.contains("did not answer within 10 s"), "{error}");
         tokio::time::resume();
         let pid = std::fs::read_to_string(&pid).unwrap();
         let gone = || {

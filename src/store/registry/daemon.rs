@@ -42,19 +42,19 @@ impl Location {
                     return Err(refused("names no socket"));
                 }
                 if path.starts_with('~') {
-                    return Err(refused("begins with `~`, which is the shell's business"));
+                    return Err(refused("begins with `~`, which only the shell expands"));
                 }
                 return Ok(Self::at(SOCKET_HOST, Door::Socket(path.into())));
             }
             "cachectld+http" => Door::Http,
             "cachectld+https" => Door::Https,
-            _ => return Err(refused("is no URL of a daemon")),
+            _ => return Err(refused("is not the URL of a daemon")),
         };
         let host = rest.strip_prefix("//").unwrap_or_default();
         let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
         if host.contains('@') {
             return Err(refused(
-                "has credentials in it; give them as username and password, or by `docker login`",
+                "contains credentials; set registry.username and registry.password, or use `docker login`",
             ));
         }
         let parsed = Url::parse(&format!("{}://{host}/", door.scheme()));
@@ -66,7 +66,7 @@ impl Location {
         };
         // URL parsers tolerate extra slashes.
         if host.contains(['/', '\\', '?', '#']) || parsed.path() != "/" {
-            return Err(refused("has more than a host and a port"));
+            return Err(refused("contains more than a host and a port"));
         }
         // Nobody runs a cache on port 80; the daemon's default port would be a guess.
         if door == Door::Http

@@ -40,7 +40,7 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
         }
         // What a server sends over TLS to a request without.
         if is_plain && c.is::<hyper::Error>() && deepest.contains("invalid HTTP version") {
-            let message = format!("it does not answer in HTTP; if it speaks TLS, {other_way}");
+            let message = format!("it does not speak HTTP; if it speaks TLS, {other_way}");
             found = Some((ErrorKind::Invalid, message));
             break;
         }
@@ -57,9 +57,9 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
         let what = if e.is_connect() {
             "cannot connect"
         } else if e.is_body() || e.is_decode() {
-            "the answer broke off"
+            "the answer ended early"
         } else {
-            "the connection broke"
+            "the connection was lost"
         };
         let kind = if e.is_timeout() {
             ErrorKind::Timeout
@@ -69,7 +69,7 @@ pub(super) fn network(op: &'static str, e: reqwest::Error, other_way: &str) -> E
         (kind, format!("{what}: {deepest}"))
     });
     // The message contains the deepest cause; the ones in between repeat it in the HTTP client's words.
-    tracing::debug!(error = ?e, "No answer");
+    tracing::debug!(error = ?e, "No answer from the registry");
     Error::new(kind, op, message)
 }
 

@@ -115,13 +115,13 @@ impl Guard {
         let host = url.host_str().unwrap_or_default();
         if !matches!(url.scheme(), "http" | "https") || host.is_empty() {
             return Err(format!(
-                "the registry named an address that is not http: `{}`",
+                "the registry referred to an address that is not http: `{}`",
                 show(url)
             ));
         }
         if url.scheme() == "http" && self.base.scheme() == "https" {
             return Err(format!(
-                "the registry named `{}`, which is not encrypted",
+                "the registry referred to `{}`, which is not encrypted",
                 show(url)
             ));
         }
@@ -131,7 +131,7 @@ impl Guard {
         let near = literal(url).is_some_and(|ip| reach(ip) != Reach::Public) || is_localhost(host);
         if near {
             return Err(format!(
-                "the public registry named `{}`, a private address; `insecure` allows it",
+                "the public registry referred to `{}`, a private address; `insecure` allows it",
                 show(url)
             ));
         }
@@ -154,7 +154,7 @@ impl Guard {
             from.join(text)
         };
         let mut url =
-            joined.map_err(|e| format!("the registry named an address that is none: {e}"))?;
+            joined.map_err(|e| format!("the registry referred to an invalid address: {e}"))?;
         let no_port = url.port().is_none() || url.port() == self.base.port();
         if url.scheme() == "http"
             && self.base.scheme() == "https"
@@ -181,8 +181,7 @@ impl Guard {
         if url.scheme() == "http" && is_loopback(&self.base) && !is_loopback(&url) && !self.trusted
         {
             return Err(format!(
-                "the registry on this machine named the token endpoint `{}`, which is elsewhere and not encrypted; \
-                 `registry.insecure` allows it",
+                "the registry on this machine named the token endpoint `{}`, which is on another machine and not encrypted; `registry.insecure` allows it",
                 show(&url)
             ));
         }
@@ -219,11 +218,11 @@ pub(super) struct Resolver(pub(super) Arc<Guard>);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LookupError {
     /// DNS does not know it, or does not answer.
-    #[error("host `{0}` cannot be found ({1}); check the store's URL, and DNS on this node")]
+    #[error("host `{0}` cannot be resolved ({1}); check the store's URL, and DNS on this node")]
     Unknown(String, String),
     /// It leads to this machine.
     #[error(
-        "host `{0}`, named by a public registry, leads to this machine or link; `insecure` allows it"
+        "host `{0}`, named by a public registry, resolves to this machine or a link-local address; `insecure` allows it"
     )]
     Refused(String),
 }

@@ -34,7 +34,7 @@ pub(super) async fn get(
         // The name comes from a file that others may write: no path, no option, no special characters for a shell.
         let shown: String = name.chars().take(64).collect();
         return Err(format!(
-            "`{}` is no name of a credential helper",
+            "`{}` is not a valid name of a credential helper",
             redact::escaped(&shown)
         ));
     }
@@ -44,7 +44,7 @@ pub(super) async fn get(
         Ok(Ok(output)) => understand(&program, &output),
         Ok(Err(e)) => Err(format!("cannot run credential helper `{program}`: {e}")),
         Err(_) => Err(format!(
-            "credential helper `{program}` gave no answer in {} s",
+            "credential helper `{program}` did not answer within {} s",
             LIMIT.as_secs()
         )),
     }
@@ -99,7 +99,7 @@ fn understand(program: &str, output: &Output) -> Result<Option<Answer>, String> 
             .map(Some)
             .map_err(|e| {
                 format!(
-                    "credential helper `{program}` answered no JSON ({:?})",
+                    "credential helper `{program}` did not answer with JSON ({:?})",
                     e.classify()
                 )
             });

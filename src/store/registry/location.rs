@@ -47,14 +47,14 @@ impl Location {
         let (host, repository) = rest.split_once('/').unwrap_or((rest, ""));
         if host.contains('@') {
             return Err(refused(
-                "has credentials in it; give them as username and password, or by `docker login`"
+                "contains credentials; set registry.username and registry.password, or use `docker login`"
                     .to_owned(),
             ));
         }
         let host = host.to_ascii_lowercase();
         if matches!(host.as_str(), "http:" | "https:") {
             return Err(refused(format!(
-                "has two schemes; leave out `{host}//` (plain http is asked for with ?insecure=true)"
+                "has two schemes; leave out `{host}//` (for plain http, use ?insecure=true)"
             )));
         }
         // CI systems supply owner names in their original case (`github.repository_owner`); no registry accepts capitals.
@@ -65,7 +65,7 @@ impl Location {
         }
         if repository.contains([':', '@']) {
             return Err(refused(
-                "has a tag or digest; tags are made by cachectl".to_owned(),
+                "has a tag or digest; cachectl chooses the tags".to_owned(),
             ));
         }
         if !keys::is_repository(repository) {
@@ -86,7 +86,7 @@ impl Location {
             door: None,
         };
         if api(&location.host, None).is_none() {
-            return Err(refused("has a host that is none".to_owned()));
+            return Err(refused("has an invalid host".to_owned()));
         }
         Ok(location)
     }
@@ -147,7 +147,7 @@ impl Location {
             Error::new(
                 ErrorKind::Invalid,
                 "open",
-                format!("`{}` is no host", self.host),
+                format!("`{}` is not a valid host", self.host),
             )
         })
     }
@@ -196,7 +196,7 @@ fn insecure(query: &str) -> std::result::Result<Option<bool>, String> {
             "false" | "0" => Some(false),
             _ => {
                 return Err(format!(
-                    "has a value of `{INSECURE}` that is neither true nor false"
+                    "has an invalid `{INSECURE}`: expected true or false"
                 ));
             }
         };

@@ -73,13 +73,13 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
     // Cheap, and distinguishes a log-in page from a manifest if there is no digest.
     if !is_json_object(&bytes) {
         let shown: String = media_type.chars().take(80).collect();
-        let why = format!("what came is no manifest ({})", redact::escaped(&shown));
+        let why = format!("the answer is not a manifest ({})", redact::escaped(&shown));
         return Err(error::foreign("resolve", why));
     }
     // Any server may send JSON.
     let vouched = answer.digest().is_some() || media_type.starts_with("application/vnd.");
     if !vouched && !has_version(&bytes) {
-        let why = "what came is JSON, and no manifest";
+        let why = "the answer is JSON, but not a manifest";
         return Err(error::foreign("resolve", why));
     }
     let mut manifest = if media_type.starts_with("application/vnd.") {
@@ -89,10 +89,7 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
     };
     match reference {
         Reference::Digest(want) if !want.matches(&manifest.bytes) => {
-            return Err(corrupt(format!(
-                "the manifest that came is {}",
-                manifest.digest
-            )));
+            return Err(corrupt(format!("received manifest {}", manifest.digest)));
         }
         Reference::Digest(want) => manifest.digest = *want,
         Reference::Tag(_) => {
@@ -101,7 +98,7 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
                 .filter(|said| !said.matches(&manifest.bytes))
             {
                 return Err(corrupt(format!(
-                    "the registry says that it is {said}, and it is {}",
+                    "the registry reports digest {said}, but its digest is {}",
                     manifest.digest
                 )));
             }
@@ -139,7 +136,7 @@ pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Refere
         Error::new(
             ErrorKind::Invalid,
             "publish",
-            "the media type is no text for a header",
+            "the media type is not valid in a header",
         )
     })?;
     let url = shared.url(&format!("manifests/{reference}"));
@@ -161,7 +158,8 @@ pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Refere
                 return Ok(());
             }
             let status = answer.status;
-            let why = format!("the manifest was answered with {status}, and is not there");
+            let why =
+                format!("the registry answered {status} to the manifest, but does not have it");
             Err(error::foreign("publish", why))
         }
         _ => Err(answer.refusal("publish").await.error),

@@ -65,7 +65,7 @@ pub(super) async fn stored(
         return Ok(Outcome::Stored);
     }
     let why = format!(
-        "the upload was answered with {}, and the blob is not there",
+        "the registry answered {} to the upload, but does not have the blob",
         answer.status
     );
     Err(error::foreign("put", why))

@@ -93,7 +93,7 @@ impl Answer {
         };
         let of: String = of.chars().take(MAX_WORDS).collect();
         format!(
-            "answered with {} from `{from}`{}, which is not a registry's answer",
+            "answered with {} from `{from}`{}, which is not the answer of a registry",
             self.status,
             redact::escaped(&of)
         )
@@ -113,24 +113,24 @@ impl Answer {
         };
         let encoding = redact::escaped(encoding);
         let why = format!(
-            "it came with `Content-Encoding: {encoding}`, though it was asked for as it is: does a proxy in front of the registry compress answers?"
+            "the answer has `Content-Encoding: {encoding}`, although no encoding was requested: does a proxy in front of the registry compress answers?"
         );
         Err(Error::new(ErrorKind::Unavailable, op, why))
     }
 }
 
 /// The errors in a body in a registry's format (spec, "Error Codes"), with unmodified codes; none for other bodies.
-fn errors_of(body: &[u8]) -> Vec<Said> {
+fn errors_of(body: &[u8]) -> Vec<ErrorEntry> {
     let envelope = serde_json::from_slice::<OciEnvelope>(body);
     let errors = envelope.map(|e| e.errors).unwrap_or_default();
-    let said = errors.into_iter().map(|e| Said {
+    let said = errors.into_iter().map(|e| ErrorEntry {
         code: code_text(&e.code),
         message: e.message,
     });
     said.collect()
 }
 
-struct Said {
+struct ErrorEntry {
     code: String,
     message: String,
 }
@@ -197,12 +197,12 @@ fn shown(account: &Account, kind: ErrorKind) -> String {
 
 fn hint(status: StatusCode, kind: ErrorKind) -> &'static str {
     match (kind, status.as_u16()) {
-        (ErrorKind::NoSuchStore, _) => "; some registries want the repository made first",
+        (ErrorKind::NoSuchStore, _) => "; some registries need the repository to be created first",
         (ErrorKind::Conflict, 400 | 404) => {
-            "; a blob that it names is not there (removed while we worked?)"
+            "; a blob that it refers to is missing (deleted during this operation?)"
         }
         (ErrorKind::Unsupported, 413) => {
-            "; the registry, or a proxy before it, limits the size of a request"
+            "; the registry, or a proxy in front of it, limits the size of a request"
         }
         _ if status.as_u16() < 400 => IN_ITS_PLACE,
         _ => "",

@@ -78,7 +78,7 @@ impl Session {
             None => Err(Error::new(
                 ErrorKind::Corrupt,
                 "put",
-                "the registry started an upload without saying where",
+                "the registry started an upload without a `Location`",
             )),
         }
     }
@@ -96,7 +96,7 @@ impl Session {
     }
 
     fn url(&self) -> Result<Url> {
-        let gone = || Error::new(ErrorKind::Unavailable, "put", "the upload is over");
+        let gone = || Error::new(ErrorKind::Unavailable, "put", "the upload has ended");
         self.at.clone().ok_or_else(gone)
     }
 
@@ -175,7 +175,9 @@ impl Drop for Session {
             let ask = Ask::new("cancel", Method::DELETE, url, &shared.push());
             match shared.transport.send(&ask).await {
                 Ok(answer) => debug!(status = answer.status.as_u16(), "Upload cancelled"),
-                Err(error) => debug!(%error, "Upload left to the registry"),
+                Err(error) => {
+                    debug!(%error, "Could not cancel an upload; leaving it to the registry")
+                }
             }
         });
         self.shared.cleanups.add(task);

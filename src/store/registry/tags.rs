@@ -110,7 +110,7 @@ async fn list_those(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Result<Ve
         let page = serde_json::from_slice::<Page>(&body).ok();
         let page = page
             .filter(|page| page.tags.is_some() || page.name.is_some())
-            .ok_or_else(|| error::foreign("list", "what came is no list of tags"))?;
+            .ok_or_else(|| error::foreign("list", "the answer is not a list of tags"))?;
         // An invalid tag cannot be ours.
         let ours = page
             .tags

@@ -39,7 +39,6 @@ pub(super) struct Realm {
     pub(super) service: Option<String>,
 }
 
-/// An issued token.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     /// `Bearer …`, marked as a secret.
@@ -192,7 +191,7 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
     };
     let body = answer.read("get token", MAX_TOKEN_BYTES).await?;
     let reply: Reply = serde_json::from_slice(&body).map_err(|_| {
-        let why = format!("token endpoint `{host}` answered no token");
+        let why = format!("token endpoint `{host}` did not answer with a token");
         error::foreign("get token", why)
     })?;
     let text = reply
@@ -201,11 +200,11 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
         .or(reply.access_token)
         .unwrap_or_default();
     if text.is_empty() {
-        let why = format!("token endpoint `{host}` answered without a token");
+        let why = format!("the answer of token endpoint `{host}` contains no token");
         return Err(error::foreign("get token", why));
     }
     let mut header = HeaderValue::from_str(&format!("Bearer {text}"))
-        .map_err(|_| corrupt("answered a token that no header can carry"))?;
+        .map_err(|_| corrupt("answered with a token that is not valid in a header"))?;
     header.set_sensitive(true);
     Ok(Token {
         header,

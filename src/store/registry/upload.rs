@@ -85,7 +85,11 @@ pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) ->
         let broke = match sent {
             Outcome::Stored => return Ok(Put::Stored),
             Outcome::NotSo(next) => {
-                debug!(?way, ?next, "The registry wants blobs another way");
+                debug!(
+                    ?way,
+                    ?next,
+                    "The registry needs another way of uploading blobs"
+                );
                 shared.way.fetch_max(next as u8, Ordering::Relaxed);
                 way = next;
                 continue;
@@ -96,7 +100,7 @@ pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) ->
                     0 => CAREFUL_BYTES,
                     bytes => (bytes / 2).max(MIN_CAREFUL_BYTES),
                 };
-                debug!(bytes, "The registry cannot go on where a request broke");
+                debug!(bytes, "The registry cannot resume an interrupted request");
                 shared.careful_bytes.store(bytes, Ordering::Relaxed);
                 error
             }
@@ -106,7 +110,7 @@ pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) ->
             }
         };
         starts += 1;
-        debug!(digest = %desc.digest, starts, error = %broke, "Upload broke off");
+        debug!(digest = %desc.digest, starts, error = %broke, "Upload interrupted");
         if starts == MAX_STARTS {
             return Err(broke);
         }
@@ -146,7 +150,7 @@ async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Re
             if hopeless || refusal.error.is_temporary() {
                 return Err(refusal.error);
             }
-            debug!(error = %refusal.error, "No upload in one POST");
+            debug!(error = %refusal.error, "The registry does not support uploads in one POST");
             shared.no_single_post.store(true, Ordering::Relaxed);
             Ok(Started::Nothing)
         }
@@ -179,9 +183,9 @@ async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
             Ok(answer) if answer.status == StatusCode::ACCEPTED => {
                 started = Started::Session(Session::of(shared, &answer)?);
             }
-            Ok(answer) => debug!(from, status = answer.status.as_u16(), "Not mounted"),
+            Ok(answer) => debug!(from, status = answer.status.as_u16(), "Blob not mounted"),
             Err(e) if e.is_temporary() => return Err(e),
-            Err(error) => debug!(from, %error, "Not mounted"),
+            Err(error) => debug!(from, %error, "Blob not mounted"),
         }
     }
     Ok(started)

@@ -49,7 +49,7 @@ fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
     let mut sent = id.chars().chain(session.unwrap_or_default().chars());
     if sent.any(|c| !matches!(c, ' '..='~')) {
         return Err(CredentialsError::invalid_configuration(
-            "the access key or session token of the credentials holds characters that cannot be sent (AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the profile)",
+            "the access key or session token contains characters that are invalid in a header (AWS_ACCESS_KEY_ID, AWS_SESSION_TOKEN or the profile)",
         ));
     }
     let is_unchanged = id == given.access_key_id()
@@ -68,7 +68,6 @@ fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
     ))
 }
 
-/// No region is set.
 pub(super) fn no_region() -> Error {
     Error::new(
         ErrorKind::Invalid,

@@ -76,7 +76,7 @@ where
             _ => Error::new(
                 ErrorKind::Unavailable,
                 op,
-                format!("the answer broke off: {}", chain(&e)),
+                format!("the answer ended early: {}", chain(&e)),
             ),
         },
         SdkError::ServiceError(service)
@@ -102,7 +102,10 @@ where
 
 /// A success whose body S3 would not send.
 fn no_document(op: &'static str, e: &(dyn StdError + 'static)) -> Error {
-    foreign(op, format!("the answer is no S3 document: {}", chain(e)))
+    foreign(
+        op,
+        format!("the answer is not an S3 document: {}", chain(e)),
+    )
 }
 
 /// There was no answer: due to the connection, the name, the certificate or the credentials.
@@ -140,8 +143,7 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
                 Some(tried) => format!("no credentials: none found in {tried}"),
                 // The SDK reports only once why a profile is unusable.
                 None if text.contains("already taken") => {
-                    "no credentials: the AWS profile cannot be used, as an earlier message says"
-                        .to_owned()
+                    "no credentials: the AWS profile is unusable, see an earlier message".to_owned()
                 }
                 None => format!("no credentials: {text}"),
             },
@@ -263,9 +265,9 @@ fn hint(kind: ErrorKind, a: &Answer<'_>) -> Option<String> {
         ));
     }
     let text = match (kind, a.code) {
-        (_, "RequestTimeTooSkewed") => "this node's clock is wrong: set it",
+        (_, "RequestTimeTooSkewed") => "this node's clock is wrong: correct it",
         (ErrorKind::NoSuchStore, _) => {
-            "there is no such bucket at that endpoint: create it, or check its name, `endpoint` and `path_style`"
+            "the bucket does not exist at this endpoint: create it, or check its name, `endpoint` and `path_style`"
         }
         (_, "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException") => {
             "the session token has expired: get new credentials"
@@ -280,15 +282,19 @@ fn hint(kind: ErrorKind, a: &Answer<'_>) -> Option<String> {
         (_, "InvalidObjectState") => {
             "the object is archived: restore it, or keep caches out of archive classes"
         }
-        _ if a.status == 407 => "the proxy wants a user and password: put them into `HTTPS_PROXY`",
+        _ if a.status == 407 => {
+            "the proxy requires a user and password: put them into `HTTPS_PROXY`"
+        }
         (ErrorKind::Denied, _) => {
             "allow s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload below the prefix and s3:ListBucket on \
              the bucket; without s3:ListBucket a missing object is answered 403 too"
         }
         (ErrorKind::Throttled, _) => "lower the concurrency",
-        (ErrorKind::Unsupported, _) => "this store lacks something of S3: try `checksum=never`",
+        (ErrorKind::Unsupported, _) => {
+            "this store does not support all of S3: try `checksum=never`"
+        }
         (ErrorKind::Full, _) => "the store is full: prune it, or raise its quota",
-        _ if (300..400).contains(&a.status) => "set `endpoint` or `region` to where the bucket is",
+        _ if (300..400).contains(&a.status) => "set `endpoint` or `region` to that of the bucket",
         _ => return None,
     };
     Some(text.to_owned())
@@ -305,7 +311,7 @@ fn skew(raw: &HttpResponse) -> Option<String> {
     let apart = Duration::from_secs(ahead.unsigned_abs());
     (apart > SKEW_NAMED).then(|| {
         format!(
-            "this node's clock is {} min {word} the store's: set it",
+            "this node's clock is {} min {word} the store's: correct it",
             apart.as_secs() / 60
         )
     })

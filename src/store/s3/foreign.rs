@@ -39,7 +39,10 @@ pub(super) fn foreign_404(op: &'static str, raw: &HttpResponse) -> Error {
         (None, Some(server)) => format!(" (server {server})"),
         (Some(media_type), Some(server)) => format!(" ({media_type}, server {server})"),
     };
-    let why = format!("answered 404{}, not in a document of S3's", plain(&of));
+    let why = format!(
+        "answered 404{}, but not with an S3 error document",
+        plain(&of)
+    );
     foreign(op, why)
 }
 

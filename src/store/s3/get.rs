@@ -116,7 +116,7 @@ impl Wire {
             Error::new(
                 ErrorKind::Corrupt,
                 op,
-                format!("object `{key}` has {n} bytes where at most {limit} make sense"),
+                format!("object `{key}` has {n} bytes, more than the limit of {limit}"),
             )
         };
         let said = length(op, &object)?;
@@ -223,7 +223,7 @@ impl Rest {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     "get",
-                    format!("more than the {} bytes asked for came", self.of),
+                    format!("received more than the requested {} bytes", self.of),
                 ));
             }
             self.left -= piece.len() as u64;
@@ -242,7 +242,7 @@ async fn next(op: &'static str, body: &mut SdkStream, watch: &mut Watch) -> Resu
         Some(Err(e)) => Err(Error::new(
             ErrorKind::Unavailable,
             op,
-            format!("the body broke off: {}", chain(&e)),
+            format!("the body ended early: {}", chain(&e)),
         )
         .caused_by(e)),
     }
@@ -267,7 +267,7 @@ fn check_answer(
             Some(n) if n != size => Err(Error::other_size(n, size)),
             _ => wrong(
                 ErrorKind::Unsupported,
-                "the store, or a proxy before it, ignores `Range`".to_owned(),
+                "the store, or a proxy in front of it, ignores `Range`".to_owned(),
             ),
         };
     };
@@ -275,7 +275,7 @@ fn check_answer(
         return wrong(
             ErrorKind::Corrupt,
             format!(
-                "the answer's range makes no sense: `{}`",
+                "the answer has an invalid range: `{}`",
                 redact::escaped(said)
             ),
         );
@@ -288,7 +288,7 @@ fn check_answer(
         return wrong(
             ErrorKind::Corrupt,
             format!(
-                "bytes {first}-{last} came where {}-{} were asked for",
+                "received bytes {first}-{last} instead of {}-{}",
                 range.start,
                 range.end - 1
             ),
@@ -315,7 +315,7 @@ fn cut(op: &'static str, came: u64, of: u64) -> Error {
     Error::new(
         ErrorKind::Unavailable,
         op,
-        format!("the body ended after {came} of {of} bytes"),
+        format!("the body ended early, after {came} of {of} bytes"),
     )
 }
 

@@ -179,7 +179,7 @@ impl Wire {
             let next = match page.next_continuation_token() {
                 Some(next) if page.is_truncated().unwrap_or(true) => next.to_owned(),
                 None if page.is_truncated() == Some(true) => {
-                    let why = "the listing says that it goes on, but not where";
+                    let why = "the listing is truncated, but has no continuation token";
                     return Err(foreign(op, why));
                 }
                 _ => return Ok(()),
@@ -188,7 +188,7 @@ impl Wire {
                 return Err(Error::new(
                     ErrorKind::Corrupt,
                     op,
-                    "the listing goes in circles",
+                    "the listing repeats itself",
                 ));
             }
             token = Some(next);

@@ -95,9 +95,9 @@ fn check_bucket(bucket: &str) -> std::result::Result<(), String> {
     if right {
         Ok(())
     } else if redact::decoded(bucket).contains(['@', ':']) {
-        Err("holds credentials, or a port; give credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by a profile, and a server by `endpoint`".to_owned())
+        Err("contains credentials or a port; set credentials in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or a profile, and the server in `endpoint`".to_owned())
     } else if bucket.is_empty() {
-        Err("names no bucket; an S3 URL is `s3://bucket/prefix`".to_owned())
+        Err("has no bucket; an S3 URL is `s3://bucket/prefix`".to_owned())
     } else {
         Err(format!(
             "`{}` is not a bucket's name: expected 3 or more letters, digits, `-`, `_`, `.`",
@@ -131,7 +131,7 @@ fn parse_query(query: &str) -> std::result::Result<Config, String> {
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         if seen.contains(&key) {
-            return Err(format!("`{}` stands in it twice", shown(key)));
+            return Err(format!("it has `{}` twice", shown(key)));
         }
         seen.push(key);
         let value = decode(value)

@@ -80,7 +80,7 @@ impl Wire {
                 .send(),
         );
         match self.within(op, Answer::Soon, sent).await? {
-            Ok(_) => return Err(foreign(op, "there is an object that nobody wrote")),
+            Ok(_) => return Err(foreign(op, "an object that was never written exists")),
             Err(e) if missing(&e) == Some(Missing::Said) => {}
             Err(e) => {
                 let is_said = e.code().is_some();

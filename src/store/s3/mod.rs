@@ -172,7 +172,10 @@ impl Wire {
 
     fn refuses_conditions(&self) {
         if self.conditions.swap(false, Ordering::Relaxed) {
-            tracing::debug!(store = self.url, "Store knows no conditional writes");
+            tracing::debug!(
+                store = self.url,
+                "The store does not support conditional writes"
+            );
         }
     }
 }

@@ -112,7 +112,7 @@ impl Upload {
         );
         let answer = wire.answer(OP, Answer::Later, sent).await?;
         let id = answer.upload_id().filter(|id| !id.is_empty());
-        let id = id.ok_or_else(|| foreign(OP, "the answer names no upload"))?;
+        let id = id.ok_or_else(|| foreign(OP, "the answer has no upload ID"))?;
         Ok(Self {
             id: Some(id.to_owned()),
             key: key.to_owned(),
@@ -221,7 +221,7 @@ impl Upload {
                 Ok(answer) if answer.e_tag().is_some() => return Ok(Put::Stored),
                 Ok(_) if self.is_there(size).await? => return Ok(Put::Stored),
                 Ok(_) => {
-                    let why = "the answer says nothing, and the object is not there";
+                    let why = "the answer is empty, but the object does not exist";
                     return Err(foreign(OP, why));
                 }
                 Err(e) => e,
@@ -296,7 +296,7 @@ impl Wire {
         );
         let answer = self.answer("abort upload", Answer::Later, sent).await;
         if let Err(e) = &answer {
-            tracing::debug!(store = self.url, key, error = %e, "Unfinished upload was left behind");
+            tracing::debug!(store = self.url, key, error = %e, "Could not abort an unfinished multipart upload");
         }
         answer.is_ok()
     }
@@ -319,7 +319,7 @@ fn parts(size: u64, base: u64) -> Result<Vec<Range<u64>>> {
         return Err(Error::new(
             ErrorKind::Unsupported,
             OP,
-            format!("S3 takes objects of at most 5 TiB, this has {size} bytes"),
+            format!("S3 accepts objects of at most 5 TiB, but this one has {size} bytes"),
         ));
     }
     let part = base.max(size.div_ceil(MAX_PARTS).next_multiple_of(GRAIN));

@@ -120,7 +120,7 @@ impl Objects for Bucket {
             Error::new(
                 ErrorKind::Corrupt,
                 "ask the time",
-                "the answer has no `Date` of its own; does a cache stand before the store?",
+                "the answer has no `Date` of the store itself; is there a cache in front of the store?",
             )
         };
         Err(answer.err().unwrap_or_else(silent))

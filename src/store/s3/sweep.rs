@@ -190,7 +190,7 @@ impl Wire {
             match self.delete_batch(op, keys).await {
                 // GCS does not support `DeleteObjects`, others require a special header.
                 Err(e) if matches!(e.kind, ErrorKind::Unsupported | ErrorKind::Invalid) => {
-                    tracing::debug!(store = self.url, error = %e, "Store deletes no batches");
+                    tracing::debug!(store = self.url, error = %e, "The store does not support batch deletion");
                     self.batch_deletes.store(false, Ordering::Relaxed);
                 }
                 other => return other,
@@ -265,7 +265,7 @@ impl Wire {
                 Ok(page) => page,
                 Err(e) if e.is_temporary() => return Err(e),
                 Err(e) => {
-                    tracing::debug!(store = self.url, error = %e, "Unfinished uploads cannot be listed");
+                    tracing::debug!(store = self.url, error = %e, "Could not list unfinished uploads");
                     return Ok(aborted);
                 }
             };

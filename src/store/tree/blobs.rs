@@ -35,7 +35,7 @@ fn io_of(op: &'static str) -> impl Fn(fs::Error) -> Error {
 
 fn stopped() -> Error {
     // Nobody is left to see it.
-    Error::new(ErrorKind::Unavailable, "put", "it was given up")
+    Error::new(ErrorKind::Unavailable, "put", "it was aborted")
 }
 
 impl Tree {
@@ -115,7 +115,6 @@ impl Tree {
         }
     }
 
-    /// Opens a blob's file.
     pub(super) fn open_blob(
         &self,
         op: &'static str,

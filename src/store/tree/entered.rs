@@ -94,8 +94,8 @@ impl Entered {
         let stale = tree.clone();
         let clean = move || match stale.remove_stale() {
             Ok(0) => {}
-            Ok(files) => tracing::debug!(files, "Left-overs of dead processes removed"),
-            Err(error) => tracing::warn!(%error, "Left-overs of dead processes stay"),
+            Ok(files) => tracing::debug!(files, "Removed leftovers of dead processes"),
+            Err(error) => tracing::warn!(%error, "Could not remove leftovers of dead processes"),
         };
         let gate = Gate::enter(tree.clone(), gate_key, entry, settings.lock_wait, clean).await?;
         Ok(Self(Arc::new(Inner {
@@ -134,7 +134,7 @@ impl Entered {
         });
         // File systems without unnamed files, and full ones.
         Ok(told.await?.unwrap_or_else(|error| {
-            tracing::debug!(%error, "The file system does not tell its time; this node's clock serves");
+            tracing::debug!(%error, "The file system does not report its time; using this node's clock");
             Time::now()
         }))
     }

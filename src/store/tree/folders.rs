@@ -95,7 +95,7 @@ impl Tree {
         }
         match builder.create(root) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                Err(fs::Error::new("make folder", root, e))
+                Err(fs::Error::new("create folder", root, e))
             }
             _ => Ok(()),
         }
@@ -147,7 +147,7 @@ fn is_link(stat: &fs::Stat) -> bool {
 fn is_a_link() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
-        "it is a symbolic link, which is not followed inside a store; mount the other folder there instead (mount --bind)",
+        "it is a symbolic link, which is not followed inside a store; bind-mount the other folder instead (mount --bind)",
     )
 }
 

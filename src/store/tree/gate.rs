@@ -137,7 +137,7 @@ impl Gate {
                 ErrorKind::Timeout,
                 op,
                 format!(
-                    "a prune has held `{}` for over {}s; try again when it is done",
+                    "a prune has held `{}` for over {}s; try again when it has ended",
                     self.tree.path(&self.key).display(),
                     self.budget.as_secs()
                 ),
@@ -181,8 +181,7 @@ impl Gate {
             ErrorKind::Conflict,
             "lock",
             format!(
-                "other processes (a daemon, exports or imports) have used it for over {}s; try again when they are done, or \
-                 prune through the daemon that serves it, with --daemon",
+                "other processes (a daemon, exports or imports) have used it for over {}s; try again when they have ended, or prune through the daemon that serves it (--daemon)",
                 self.budget.as_secs()
             ),
         ))

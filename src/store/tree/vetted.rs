@@ -79,9 +79,7 @@ impl Seen {
     }
 }
 
-/// The table.
 pub(in crate::store) struct Vetted {
-    /// Path of its file.
     file: PathBuf,
     known: Mutex<HashMap<Digest, Seen>>,
     /// Blobs that are being hashed.
@@ -107,9 +105,9 @@ pub struct Findings {
 }
 
 /// Exclusive use of a digest; others wait until it is dropped.
-struct Turn<'a>(&'a Vetted, Digest);
+struct HashingClaim<'a>(&'a Vetted, Digest);
 
-impl Drop for Turn<'_> {
+impl Drop for HashingClaim<'_> {
     fn drop(&mut self) {
         self.0.busy.lock().remove(&self.1);
         self.0.done.notify_all();
@@ -120,7 +118,7 @@ impl Vetted {
     /// The table that was saved to `file` since the machine booted; empty if there is no trustworthy one.
     pub(in crate::store) fn open(file: PathBuf) -> Self {
         let known = read(&file).unwrap_or_else(|why| {
-            tracing::debug!(file = %file.display(), why, "Blobs will be hashed before their first use");
+            tracing::debug!(file = %file.display(), why, "Could not read which blobs are already hashed; they will be hashed before their first use");
             HashMap::new()
         });
         Self {
@@ -210,12 +208,12 @@ impl Vetted {
             .is_none_or(|s| s.at <= not_since)
     }
 
-    fn turn(&self, digest: &Digest) -> Turn<'_> {
+    fn turn(&self, digest: &Digest) -> HashingClaim<'_> {
         let mut busy = self.busy.lock();
         while !busy.insert(*digest) {
             self.done.wait(&mut busy);
         }
-        Turn(self, *digest)
+        HashingClaim(self, *digest)
     }
 }
 
@@ -225,15 +223,15 @@ fn boot_id() -> Option<String> {
 }
 
 fn read(file: &Path) -> std::result::Result<HashMap<Digest, Seen>, String> {
-    let boot = boot_id().ok_or("the machine does not say when it started")?;
+    let boot = boot_id().ok_or("the machine does not report its boot ID")?;
     let is = std::fs::metadata(file).map_err(|e| e.to_string())?;
     if !is.is_file() || is.len() > MAX_TABLE {
-        return Err("it is no table of ours".to_owned());
+        return Err("it is not a table of hashed blobs".to_owned());
     }
     let opened = File::open(file).map_err(|e| e.to_string())?;
     let mut table = BufReader::new(opened);
     if line(&mut table)? != Some(format!("{FORMAT} {boot}")) {
-        return Err("the table is of another start of the machine".to_owned());
+        return Err("the table was written before the machine was restarted".to_owned());
     }
     let mut known = HashMap::new();
     while let Some(line) = line(&mut table)? {
@@ -357,7 +355,7 @@ impl Tree {
             Ok(None) => return Ok(Verdict::Unknown),
             // The disk cannot read it, now or ever: it counts as missing, and may be written again.
             Err(error) => {
-                tracing::warn!(%digest, path = %path().display(), %error, "Blob cannot be read; it counts as absent");
+                tracing::warn!(%digest, path = %path().display(), %error, "Could not read a blob; treating it as missing");
                 return Ok(Verdict::Unknown);
             }
         };
@@ -374,7 +372,7 @@ impl Tree {
         }
         vetted.damaged.fetch_add(1, Ordering::Relaxed);
         vetted.forget(digest);
-        tracing::error!(%digest, bytes = stat.size, path = %path().display(), "Damaged blob is removed");
+        tracing::error!(%digest, bytes = stat.size, path = %path().display(), "Removed a damaged blob");
         // Unless it was replaced meanwhile.
         let current = self.stat_blob("remove", digest)?;
         if current.is_some_and(|c| Seen::now(stat).is_of(&c)) {

@@ -78,7 +78,7 @@ impl DamagedBlobs {
     }
 
     fn add(&self, digest: &Digest, error: &Error) {
-        tracing::error!(%digest, %error, "Damaged blob counts as absent until it is brought again");
+        tracing::error!(%digest, %error, "Treating a damaged blob as missing until it is pushed again");
         self.found.insert(*digest, ());
     }
 

@@ -11,7 +11,7 @@ use crate::{
     entry::Time,
     store::{
         BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
-        Resolved, Result, Sweep, TagStore, marked::Marked,
+        Resolved, Result, Sweep, TagStore, marked::MarkedBlobs,
     },
     task,
 };
@@ -20,12 +20,12 @@ use crate::{
 pub struct Renewing {
     inner: Arc<dyn RepoStore>,
     sweep: Arc<dyn Sweep>,
-    marked: Arc<Marked>,
+    marked: Arc<MarkedBlobs>,
 }
 
 impl Renewing {
     /// Renews what is requested from `inner`, by `sweep`.
-    pub fn new(inner: Arc<dyn RepoStore>, sweep: Arc<dyn Sweep>, marked: Arc<Marked>) -> Self {
+    pub fn new(inner: Arc<dyn RepoStore>, sweep: Arc<dyn Sweep>, marked: Arc<MarkedBlobs>) -> Self {
         Self {
             inner,
             sweep,
@@ -43,7 +43,7 @@ impl Renewing {
             Ok(None) => return Ok(()),
             // As when the manifest itself cannot be renewed: denying that it exists would fail builds.
             Err(error) => {
-                tracing::debug!(%digest, %error, "What a marked manifest names is not renewed");
+                tracing::debug!(%digest, %error, "Could not renew what a marked manifest refers to");
                 return Ok(());
             }
         };

@@ -162,7 +162,7 @@ impl Tries {
                 ..e
             });
         }
-        tracing::debug!(op = e.op, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %e, "Trying again");
+        tracing::debug!(op = e.op, attempt = self.made, pause_ms = pause.as_millis() as u64, error = %e, "Retrying");
         *self.contact.trouble.0.lock() = Some(Error {
             attempts: self.made,
             elapsed: self.began.elapsed(),
@@ -315,7 +315,7 @@ impl Download {
                     let bytes = piece.len() as u64;
                     if bytes > self.left.end - self.left.start {
                         return Err(
-                            self.error(ErrorKind::Corrupt, "more bytes came than were asked for")
+                            self.error(ErrorKind::Corrupt, "received more bytes than requested")
                         );
                     }
                     self.left.start += bytes;
@@ -341,7 +341,7 @@ impl Download {
                     Some(stream) => none.insert(stream),
                     None => {
                         return Err(
-                            self.error(ErrorKind::Corrupt, "it was removed while it was read")
+                            self.error(ErrorKind::Corrupt, "it was deleted during the read")
                         );
                     }
                 }
@@ -351,7 +351,7 @@ impl Download {
         next.map_err(|e| e.at("", self.desc.digest))?
             .unwrap_or_else(|| {
                 let left = self.left.end - self.left.start;
-                let why = format!("it broke off {left} bytes before its end");
+                let why = format!("it ended {left} bytes early");
                 Err(self.error(ErrorKind::Unavailable, &why))
             })
     }

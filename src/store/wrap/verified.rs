@@ -99,12 +99,12 @@ impl Verified {
         let mut bytes = BytesMut::with_capacity(desc.size as usize);
         while let Some(piece) = stream.try_next().await? {
             if (bytes.len() + piece.len()) as u64 > desc.size {
-                return Err(damaged(desc, "more bytes came than it has"));
+                return Err(damaged(desc, "received more bytes than its size"));
             }
             bytes.extend_from_slice(&piece);
         }
         if bytes.len() as u64 != desc.size || !desc.digest.matches(&bytes) {
-            return Err(damaged(desc, "its bytes are not what the digest says"));
+            return Err(damaged(desc, "its bytes do not match its digest"));
         }
         Ok(Some(bytes.freeze()))
     }
@@ -129,7 +129,7 @@ impl Checking {
         while let Some(piece) = self.inner.try_next().await? {
             self.seen += piece.len() as u64;
             if self.seen > self.desc.size {
-                return Err(damaged(&self.desc, "more bytes came than it has"));
+                return Err(damaged(&self.desc, "received more bytes than its size"));
             }
             self.hasher.update(&piece);
             if let Some(before) = self.held.replace(piece) {
@@ -142,10 +142,7 @@ impl Checking {
         if self.seen == self.desc.size && self.hasher.clone().finish() == self.desc.digest {
             Ok(Some(last))
         } else {
-            Err(damaged(
-                &self.desc,
-                "its bytes are not what the digest says",
-            ))
+            Err(damaged(&self.desc, "its bytes do not match its digest"))
         }
     }
 }
@@ -252,6 +249,6 @@ fn check_resolved(reference: &Reference, found: &Result<Option<Resolved>>) -> Re
     if manifest.digest == *asked && asked.matches(&manifest.bytes) {
         return Ok(());
     }
-    let message = format!("the manifest's bytes are not those of {asked}");
+    let message = format!("the manifest's bytes do not match {asked}");
     Err(Error::new(ErrorKind::Corrupt, "resolve", message).at("", reference))
 }

@@ -1,4 +1,4 @@
-//! What costs its sender a few bytes, and nobody a login: frames that move nothing, lines in the log, codings that only
+//! What costs its sender a few bytes, and nobody a login: frames without data, lines in the log, codings that only
 //! some understand.
 
 use std::{
@@ -55,7 +55,7 @@ fn connection_that_sends_frames_which_move_nothing_is_ended() {
     ] {
         assert!(!is_answered(&victim, &cheap.repeat(5000)));
     }
-    victim.serves_others("frames that move nothing");
+    victim.serves_others("frames without data");
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn others_are_served_beside_small_answers_for_which_there_is_no_window() {
     victim.serves_others("answers without a window");
     victim
         .daemon
-        .wait_for("Response that is not read is cut off");
+        .wait_for("Aborted a response that its client does not read");
 }
 
 #[test]

@@ -338,7 +338,7 @@ async fn refusals_say_what_is_missing() {
         .unwrap_err();
     assert_eq!(
         refusal.message,
-        "`ci` may not pull from `out/a`, only push to it; clients that push need both `pull` and `push`"
+        "`ci` may not pull from `out/a`, only push to it; clients need both `pull` and `push` to push"
     );
     let refusal = pushes.may(&login, &[Need::pull("else")]).await.unwrap_err();
     assert_eq!(refusal.message, "`ci` may not pull from `else`");

@@ -104,7 +104,7 @@ impl Uploads {
             }
             pieces.note_sent(id, stored);
             if before.replace(stored) == Some(stored) {
-                let why = "the store does not list a chunk that it took";
+                let why = "the store does not list a chunk that it accepted";
                 return failed(ErrorKind::Unavailable, why);
             }
             if stored >= size {

@@ -159,7 +159,7 @@ async fn host_that_does_not_exist_is_named() {
     assert_eq!(e.kind, ErrorKind::Unavailable, "{e}");
     let text = e.to_string();
     assert!(
-        text.contains("no-such-registry.invalid` cannot be found")
+        text.contains("no-such-registry.invalid` cannot be resolved")
             && text.contains("check the store's URL"),
         "{text}"
     );

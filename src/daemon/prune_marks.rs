@@ -18,7 +18,7 @@ const LATER: Duration = Duration::from_mins(2);
 const SOONER: u32 = 10;
 
 /// Reads the marks, then repeats that as long as the task lives.
-pub(super) async fn keep_known(store: Store) -> Task<()> {
+pub(super) async fn keep_reading(store: Store) -> Task<()> {
     let mut known = read(&store, AT_START).await;
     let again = async move {
         loop {
@@ -33,11 +33,11 @@ async fn read(store: &Store, limit: Duration) -> bool {
     match timeout(limit, prune::read_marked(store)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
-            tracing::warn!(%error, "Marks not read");
+            tracing::warn!(%error, "Could not read prune marks");
             false
         }
         Err(_) => {
-            tracing::warn!("Marks not read: the store takes too long");
+            tracing::warn!("Could not read prune marks: the store takes too long");
             false
         }
     }

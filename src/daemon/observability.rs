@@ -23,14 +23,14 @@ const ASK: Duration = Duration::from_secs(10);
 
 /// Everything that is shown about the daemon.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct Observability {
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// The lifecycle phase, and the reachability of stores.
     pub health: Arc<Health>,
 }
 
-impl Shown {
+impl Observability {
     /// The state of a daemon that is starting.
     pub fn new() -> Self {
         let metrics = Arc::new(Metrics::new());
@@ -111,7 +111,7 @@ impl Shown {
     }
 }
 
-impl Default for Shown {
+impl Default for Observability {
     fn default() -> Self {
         Self::new()
     }

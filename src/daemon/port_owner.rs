@@ -7,7 +7,7 @@ const LISTEN: &str = "0A";
 
 /// The program that listens on the port of `addr`, such as `docker-registry (pid 731)`; `None` if that is not visible: it
 /// belongs to another user, or to another network namespace. Blocks.
-pub(super) fn listens_on(addr: SocketAddr) -> Option<String> {
+pub(super) fn listener_on(addr: SocketAddr) -> Option<String> {
     let sockets: Vec<String> = ["/proc/self/net/tcp", "/proc/self/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn our_own_port_is_ours() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let found = listens_on(listener.local_addr().unwrap()).unwrap();
+        let found = listener_on(listener.local_addr().unwrap()).unwrap();
         let pid = format!("(pid {})", std::process::id());
         assert!(found.ends_with(&pid), "{found}");
     }

@@ -8,9 +8,9 @@ use crate::config::daemon::Config;
 
 /// The current settings.
 #[derive(Clone)]
-pub struct Live(watch::Receiver<Arc<Config>>);
+pub struct CurrentConfig(watch::Receiver<Arc<Config>>);
 
-impl Live {
+impl CurrentConfig {
     /// Settings, and the channel for newer ones.
     pub(super) fn new(config: Config) -> (watch::Sender<Arc<Config>>, Self) {
         let (sender, receiver) = watch::channel(Arc::new(config));

@@ -20,15 +20,15 @@ const MAX_BYTES: usize = 256 << 20;
 const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// A body that is read to its end after it is dropped.
-pub(super) struct Linger(Option<Body>);
+pub(super) struct DrainOnDrop(Option<Body>);
 
-impl Linger {
+impl DrainOnDrop {
     pub(super) fn new(body: Body) -> Self {
         Self(Some(body))
     }
 }
 
-impl Drop for Linger {
+impl Drop for DrainOnDrop {
     fn drop(&mut self) {
         let rest = self.0.take().filter(|body| !body.is_end_stream());
         if let Some(rest) = rest {
@@ -48,7 +48,7 @@ async fn drain(mut body: Body) {
     }
 }
 
-impl http_body::Body for Linger {
+impl http_body::Body for DrainOnDrop {
     type Data = Bytes;
     type Error = axum::Error;
 
