@@ -1,11 +1,4 @@
-//! Annotation keys, one constant each; and the limit on annotations in a foreign document.
-
-use std::{collections::BTreeMap, fmt};
-
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, Visitor},
-};
+//! Annotation keys, one constant each.
 
 /// When the snapshot was created, RFC 3339 (image spec, `annotations.md`).
 pub const CREATED: &str = "org.opencontainers.image.created";
@@ -31,31 +24,3 @@ pub const UNCOMPRESSED: &str = "containerd.io/uncompressed";
 pub const MERGED: &str = "io.cachectl.buildkit.merged";
 /// Prefix of the annotations that say which repositories of a host hold a blob; BuildKit leaks them into cache manifests.
 pub const DISTRIBUTION_SOURCE: &str = "containerd.io/distribution.source.";
-
-/// At most `MOST` annotations: each takes ten times as much memory as it does in the document.
-pub(super) struct Few<const MOST: usize>(pub(super) BTreeMap<String, String>);
-
-impl<'de, const MOST: usize> Deserialize<'de> for Few<MOST> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Map<const MOST: usize>;
-        impl<'de, const MOST: usize> Visitor<'de> for Map<MOST> {
-            type Value = Few<MOST>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "at most {MOST} annotations")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Few<MOST>, A::Error> {
-                let mut all = BTreeMap::new();
-                while let Some((key, value)) = map.next_entry()? {
-                    all.insert(key, value);
-                    if all.len() > MOST {
-                        return Err(de::Error::invalid_length(all.len(), &self));
-                    }
-                }
-                Ok(Few(all))
-            }
-        }
-        d.deserialize_map(Map)
-    }
-}

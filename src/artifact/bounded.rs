@@ -45,29 +45,38 @@ where
     List::<T, MOST>::deserialize(d).map(|list| list.0)
 }
 
-/// A map of texts with at most `MOST` keys, for `deserialize_with`.
+/// A map of texts that is refused as soon as it has more than `MOST` keys.
+pub(super) struct Map<const MOST: usize>(pub(super) BTreeMap<String, String>);
+
+impl<'de, const MOST: usize> Deserialize<'de> for Map<MOST> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Fields<const MOST: usize>;
+        impl<'de, const MOST: usize> Visitor<'de> for Fields<MOST> {
+            type Value = BTreeMap<String, String>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a map of at most {MOST}")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+                let mut map = BTreeMap::new();
+                while let Some((key, value)) = fields.next_entry()? {
+                    map.insert(key, value);
+                    if map.len() > MOST {
+                        return Err(Error::custom(format!("a map of more than {MOST}")));
+                    }
+                }
+                Ok(map)
+            }
+        }
+        d.deserialize_map(Fields::<MOST>).map(Self)
+    }
+}
+
+/// The fields of a [`Map`], for `deserialize_with`.
 pub(super) fn map<'de, const MOST: usize, D>(d: D) -> Result<BTreeMap<String, String>, D::Error>
 where
     D: Deserializer<'de>,
 {
-    struct Map<const MOST: usize>;
-    impl<'de, const MOST: usize> Visitor<'de> for Map<MOST> {
-        type Value = BTreeMap<String, String>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a map of at most {MOST}")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
-            let mut map = BTreeMap::new();
-            while let Some((key, value)) = fields.next_entry()? {
-                map.insert(key, value);
-                if map.len() > MOST {
-                    return Err(Error::custom(format!("a map of more than {MOST}")));
-                }
-            }
-            Ok(map)
-        }
-    }
-    d.deserialize_map(Map::<MOST>)
+    Map::<MOST>::deserialize(d).map(|map| map.0)
 }

@@ -14,7 +14,7 @@ use serde::{
     de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{Manifest, annotations::Few, media};
+use super::{Manifest, bounded, media};
 use crate::digest::Digest;
 
 /// The role of a digest in the document that names it.
@@ -93,7 +93,7 @@ pub enum NoManifest {
     SchemaOne,
 }
 
-/// Maximum annotations of a manifest.
+/// Maximum annotations of a manifest: each takes ten times as much memory as it does in the document.
 const MAX_ANNOTATIONS: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -108,7 +108,7 @@ struct Document {
     blobs: Option<Vec<Object<Child>>>,
     fs_layers: Option<Vec<Object<FsLayer>>>,
     subject: Option<Object<Child>>,
-    annotations: Option<Few<MAX_ANNOTATIONS>>,
+    annotations: Option<bounded::Map<MAX_ANNOTATIONS>>,
 }
 
 #[derive(Deserialize)]

@@ -99,7 +99,7 @@ pub(crate) async fn run(session: &Session, args: &args::BuildxSetup) -> Result<u
             "--builder needs a name that starts with a letter or a digit",
         ));
     }
-    let config = way.configuration(session.config().remote.ca_bundle.as_deref());
+    let config = way.configuration(session.config().remote.net.ca_bundle.as_deref());
     let make = |file: &str| way.create(&args.builder, args.make_current, file);
     if args.run {
         create(session, &args.builder, &config, make).await?;

@@ -36,7 +36,7 @@ impl Verb {
 }
 
 /// The outcome of one snapshot.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(crate) struct Part {
     pub(crate) kind: &'static str,
     pub(crate) name: String,
@@ -91,25 +91,8 @@ impl Part {
         Self {
             kind,
             name: name.to_owned(),
-            scope: None,
-            key: None,
-            hit: false,
-            exact: false,
-            by_other_key: false,
-            partial: false,
-            blocked: false,
-            damaged: false,
-            absent: false,
-            digest: None,
-            entries: 0,
-            bytes: 0,
-            entries_moved: 0,
-            moved: Moved::default(),
             miss: Some(why.into()),
-            left_out: Vec::new(),
-            dropped: Dropped::default(),
-            phases: Vec::new(),
-            elapsed: Duration::ZERO,
+            ..Self::default()
         }
     }
 
@@ -121,21 +104,16 @@ impl Part {
             key: Some(r.target.key),
             hit: r.unchanged,
             exact: r.unchanged,
-            by_other_key: false,
-            partial: false,
-            blocked: false,
-            damaged: false,
-            absent: false,
             digest: Some(r.digest),
             entries: r.entries,
             bytes: r.bytes,
             entries_moved: r.entries_packed,
             moved: r.moved,
-            miss: None,
             left_out: r.left_out,
             dropped: r.dropped,
             phases: r.phases,
             elapsed: r.elapsed,
+            ..Self::default()
         }
     }
 

@@ -15,7 +15,8 @@
 ///   flag is optional.
 ///
 /// `and { … }` has the fields that are not a single key. Instead of defining a struct, a function can fill one of another module
-/// (`fn read(layer) -> Config, rows ROWS`); its lines name no types, and missing fields have their `Default`.
+/// (`fn read(layer) -> Config, rows ROWS`); its lines name no types, may name fields of fields
+/// (`net.stall`), and missing fields have their `Default`.
 macro_rules! settings {
     (
         $(#[$meta:meta])*
@@ -56,26 +57,24 @@ macro_rules! settings {
         $(#[$meta:meta])*
         fn $read:ident($layer:ident $(, $more:ident: $more_type:ty)*) -> $target:ident, rows $rows:ident by $row:ident {
             $(
-                $($field:ident,)? $key:literal = $how:tt $join:tt $default:literal,
+                $($($field:ident).+,)? $key:literal = $how:tt $join:tt $default:literal,
                     $mark:ident $(, $flag:expr)? => $about:literal;
             )*
         }
-        $(and { $( $and:ident = $value:expr, )* })?
+        $(and { $( $($and:ident).+ = $value:expr, )* })?
     ) => {
         pub(in crate::config) const $rows: &[$crate::config::table::Key] = &[
             $(row!($row, $key, $how, $mark, $default, $about $(, $flag)?)),*
         ];
 
         $(#[$meta])*
-        #[allow(clippy::needless_update, reason = "some types are read from settings alone, some are not")]
         pub(in crate::config) fn $read(
             $layer: &$crate::config::Layer $(, $more: $more_type)*
         ) -> $crate::config::Result<$target> {
-            Ok($target {
-                $($($field: value!($layer, $key, $how $join $default),)?)*
-                $($($and: $value,)*)?
-                ..$target::default()
-            })
+            let mut target = $target::default();
+            $($(target.$($field).+ = value!($layer, $key, $how $join $default);)?)*
+            $($(target.$($and).+ = $value;)*)?
+            Ok(target)
         }
     };
 }
@@ -107,41 +106,8 @@ macro_rules! shape {
     (($shape:ident $($rest:tt)*)) => {
         $crate::config::table::Shape::$shape
     };
-    (text) => {
-        $crate::config::table::Shape::Text
-    };
-    (url) => {
-        $crate::config::table::Shape::Url
-    };
-    (secret) => {
-        $crate::config::table::Shape::Secret
-    };
-    (path) => {
-        $crate::config::table::Shape::Path
-    };
-    (flag) => {
-        $crate::config::table::Shape::Flag
-    };
-    (count) => {
-        $crate::config::table::Shape::Count
-    };
-    (size) => {
-        $crate::config::table::Shape::Size
-    };
-    (rate) => {
-        $crate::config::table::Shape::Rate
-    };
-    (duration) => {
-        $crate::config::table::Shape::Time
-    };
-    (nonzero_duration) => {
-        $crate::config::table::Shape::Time
-    };
-    (days) => {
-        $crate::config::table::Shape::Days
-    };
-    (list) => {
-        $crate::config::table::Shape::List
+    ($how:ident) => {
+        $crate::config::table::shape_of::$how
     };
 }
 

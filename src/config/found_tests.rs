@@ -62,7 +62,7 @@ fn a_file_in_the_working_directory_says_what_is_cached_and_not_for_whom_or_where
     let loaded = machine.load(&[("CACHECTL_STORE", "s3://b")]);
     let c = &loaded.config;
     assert_eq!(c.name.as_deref(), Some("n"));
-    assert!(c.scope.is_none() && c.remote.ca_bundle.is_none() && !c.owner);
+    assert!(c.scope.is_none() && c.remote.net.ca_bundle.is_none() && !c.owner);
     assert_eq!(c.remote.s3.endpoint, None);
     assert!(!c.remote.registry.insecure);
     assert_eq!(

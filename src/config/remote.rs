@@ -15,18 +15,18 @@ use crate::{
 settings! {
     /// How remote stores are reached; the caller that opens one adds the other options.
     fn options(layer, env: &Env) -> Options, rows LINK by of_command {
-        stall, "stall" = nonzero_duration or "10s", Counts, Flag::new("stall").advanced()
+        net.stall, "stall" = nonzero_duration or "10s", Counts, Flag::new("stall").advanced()
             => "idle timeout: retry a request after this long without data";
-        connect_timeout, "connect_timeout" = nonzero_duration or "5s", Counts, Flag::new("connect-timeout").advanced()
+        net.connect_timeout, "connect_timeout" = nonzero_duration or "5s", Counts, Flag::new("connect-timeout").advanced()
             => "longest time to connect to a remote store";
         retry_for, "retry_for" = duration or "20s", Counts, Flag::new("retry-for").advanced()
             => "how long one request is retried";
         bandwidth, "bandwidth" = rate else "no limit", Counts, Flag::new("bandwidth").advanced()
             => "bytes per second to and from the store, all requests together, such as 50MB/s";
-        ca_bundle, "ca_bundle" = path else "none", Ignored, Flag::new("ca-bundle").value("FILE").advanced()
+        net.ca_bundle, "ca_bundle" = path else "none", Ignored, Flag::new("ca-bundle").value("FILE").advanced()
             => "PEM file of certificate authorities to trust besides the system's";
     } and {
-        proxies = env.proxies(),
+        net.proxies = env.proxies(),
         s3 = s3(layer)?,
         registry = registry(layer, env)?,
     }
@@ -109,13 +109,9 @@ mod tests {
             options(&Layer::default(), &Env::default()).unwrap(),
             Options::default(),
         );
-        assert_eq!(set.stall, own.stall);
-        assert_eq!(set.connect_timeout, own.connect_timeout);
+        assert_eq!(set.net, own.net);
         assert_eq!(set.retry_for, own.retry_for);
-        assert_eq!(
-            (set.bandwidth, set.ca_bundle),
-            (own.bandwidth, own.ca_bundle)
-        );
+        assert_eq!(set.bandwidth, own.bandwidth);
         assert_eq!((set.s3, set.registry), (own.s3, own.registry));
     }
 

@@ -31,6 +31,25 @@ pub enum Shape {
     Rules,
 }
 
+/// The shapes of values, by the methods of [`Layer`](super::Layer) that read them.
+#[expect(non_upper_case_globals, reason = "they are named like the methods")]
+pub(super) mod shape_of {
+    use super::Shape;
+
+    pub(in crate::config) const text: Shape = Shape::Text;
+    pub(in crate::config) const url: Shape = Shape::Url;
+    pub(in crate::config) const secret: Shape = Shape::Secret;
+    pub(in crate::config) const path: Shape = Shape::Path;
+    pub(in crate::config) const flag: Shape = Shape::Flag;
+    pub(in crate::config) const count: Shape = Shape::Count;
+    pub(in crate::config) const size: Shape = Shape::Size;
+    pub(in crate::config) const rate: Shape = Shape::Rate;
+    pub(in crate::config) const duration: Shape = Shape::Time;
+    pub(in crate::config) const nonzero_duration: Shape = Shape::Time;
+    pub(in crate::config) const days: Shape = Shape::Days;
+    pub(in crate::config) const list: Shape = Shape::List;
+}
+
 impl Shape {
     /// A description of how a value is written.
     pub fn in_words(self) -> &'static str {

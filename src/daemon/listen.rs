@@ -7,6 +7,7 @@ use axum::{
     http::{Request, Response, StatusCode, header},
 };
 use futures_util::future::{self, Either};
+use http_body_util::BodyExt as _;
 use hyper_util::{
     rt::TokioIo,
     server::graceful::{GracefulShutdown, Watcher},
@@ -19,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    arrivals::Arrivals, drained_body::DrainOnDrop, guarded_body::GuardedBody, idle::Open,
-    protocol::protocol, socket::Listener, tls, writes::Watched,
+    arrivals::Arrivals, drained_body::DrainOnDrop, idle::Open, protocol::protocol,
+    socket::Listener, tls, writes::Watched,
 };
 use crate::{
     metrics::{self, Counting},
@@ -214,7 +215,7 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             request.extensions_mut().insert(known.clone());
             let answer = gateway.handle(request).await;
             let response = admission.answer(answer, (key, known));
-            Ok::<_, Infallible>(response.map(|body| Body::new(GuardedBody::new(body, running))))
+            Ok::<_, Infallible>(response.map(|body| holding(body, running)))
         })
     });
     let connection = http.serve_connection_with_upgrades(TokioIo::new(stream), answer);
@@ -228,6 +229,14 @@ async fn connection(stream: Accepted, peer: Peer, mut service: Service, watcher:
             tracing::debug!("Connection closed: its client does not read, or other connections wait for a slot");
         }
     }
+}
+
+/// The body, which holds a value until its last byte is sent, or the client has disconnected.
+fn holding(body: Body, value: impl Send + 'static) -> Body {
+    Body::new(body.map_err(move |error| {
+        let _held = &value;
+        error
+    }))
 }
 
 /// The answer to a request that is refused unseen.

@@ -16,7 +16,6 @@ pub mod drain;
 mod drained_body;
 pub mod error;
 mod frames;
-mod guarded_body;
 mod idle;
 pub mod limit;
 pub mod listen;

@@ -5,7 +5,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::groups::{counters, gauges};
+use super::groups::family;
 
 /// Numbers of one pool.
 #[derive(Debug, Clone, Default)]
@@ -27,160 +27,104 @@ pub struct LaneMetrics {
     pub cut: Counter,
 }
 
-/// All pools and lanes.
-#[derive(Debug, Clone, Default)]
-pub struct Admission {
-    /// Requests to the registry.
-    pub requests: Admitted,
-    /// Requests for tokens.
-    pub tokens: Admitted,
-    /// Password checks.
-    pub passwords: Admitted,
-    /// Large manifests that are read or parsed.
-    pub large_manifests: Admitted,
-    /// Bodies and blobs in transit.
-    pub transfers: Admitted,
-    /// Those that were cut off for callers with fewer.
-    pub transfers_cut: Counter,
-    /// Large manifests and lists in memory.
-    pub large_transfers: Admitted,
-    /// Those that were cut off for callers with fewer.
-    pub large_transfers_cut: Counter,
-    /// Manifest lookups.
-    pub reads: Admitted,
-    /// Lists of tags and referrers.
-    pub lists: Admitted,
-    /// Merges of caches.
-    pub merges: Admitted,
-    /// Running control calls.
-    pub control: Admitted,
-    /// Connections.
-    pub connections: Admitted,
-    /// Uploads whose client is slow.
-    pub uploads: LaneMetrics,
-    /// Manifests whose client is slow.
-    pub manifests: LaneMetrics,
-    /// Forms and calls that are being sent.
-    pub forms: LaneMetrics,
-    /// Short answers that are being sent.
-    pub answers: LaneMetrics,
-    /// Responses whose client does not read.
-    pub responses: LaneMetrics,
-    /// Open calls of the control API.
-    pub calls: LaneMetrics,
-    /// Open calls of health and reflection.
-    pub health: LaneMetrics,
+/// Defines all pools and lanes. The name of a field is its label's value.
+macro_rules! admission {
+    (
+        pools { $($pool:ident: $about_pool:literal,)* }
+        lanes { $($lane:ident: $about_lane:literal,)* }
+    ) => {
+        /// All pools and lanes.
+        #[derive(Debug, Clone, Default)]
+        pub struct Admission {
+            $(
+                #[doc = $about_pool]
+                pub $pool: Admitted,
+            )*
+            $(
+                #[doc = $about_lane]
+                pub $lane: LaneMetrics,
+            )*
+            /// Transfers that were cut off for callers with fewer.
+            pub transfers_cut: Counter,
+            /// The same, of large manifests and lists.
+            pub large_transfers_cut: Counter,
+        }
+
+        impl Admission {
+            fn of(
+                pool: impl Fn(&'static str) -> Admitted,
+                lane: impl Fn(&'static str) -> LaneMetrics,
+            ) -> Self {
+                Self {
+                    $($pool: pool(stringify!($pool)),)*
+                    $($lane: lane(stringify!($lane)),)*
+                    ..Self::default()
+                }
+            }
+        }
+    };
 }
 
-/// Labels of the pools, in the order of their fields.
-const POOLS: [&str; 11] = [
-    "requests",
-    "tokens",
-    "passwords",
-    "large_manifests",
-    "transfers",
-    "large_transfers",
-    "reads",
-    "lists",
-    "merges",
-    "control",
-    "connections",
-];
-/// Labels of the lanes, in the order of their fields.
-const LANES: [&str; 7] = [
-    "uploads",
-    "manifests",
-    "forms",
-    "answers",
-    "responses",
-    "calls",
-    "health",
-];
+admission! {
+    pools {
+        requests: "Requests to the registry.",
+        tokens: "Requests for tokens.",
+        passwords: "Password checks.",
+        large_manifests: "Large manifests that are read or parsed.",
+        transfers: "Bodies and blobs in transit.",
+        large_transfers: "Large manifests and lists in memory.",
+        reads: "Manifest lookups.",
+        lists: "Lists of tags and referrers.",
+        merges: "Merges of caches.",
+        control: "Running control calls.",
+        connections: "Connections.",
+    }
+    lanes {
+        uploads: "Uploads whose client is slow.",
+        manifests: "Manifests whose client is slow.",
+        forms: "Forms and calls that are being sent.",
+        answers: "Short answers that are being sent.",
+        responses: "Responses whose client does not read.",
+        calls: "Open calls of the control API.",
+        health: "Open calls of health and reflection.",
+    }
+}
 
 impl Admission {
     pub(super) fn register(r: &mut Registry) -> Self {
-        let taken = gauges(
-            r,
-            "places_taken",
-            "Slots of a pool that are in use",
-            "pool",
-            POOLS,
-        );
-        let waiting = gauges(
+        let taken = family(r, "places_taken", "Slots of a pool that are in use");
+        let waiting = family(
             r,
             "places_waiting",
             "Requests that wait for a slot of a pool",
-            "pool",
-            POOLS,
         );
-        let refused = counters(
-            r,
-            "places_refused",
-            "Requests refused because no slot was free",
-            "pool",
-            POOLS,
-        );
-        let transfers_cut = counters(
-            r,
-            "transfers_cut",
-            "Transfers aborted in favor of a caller with fewer",
-            "pool",
-            ["transfers", "large_transfers"],
-        );
-        let clients = gauges(
-            r,
-            "slow_clients",
-            "Clients that send slowly, do not read, or hold a stream open",
-            "lane",
-            LANES,
-        );
-        let cut = counters(
-            r,
-            "slow_clients_cut",
-            "Slow clients disconnected because there were too many",
-            "lane",
-            LANES,
-        );
-        let mut pools =
-            taken
-                .into_iter()
-                .zip(waiting)
-                .zip(refused)
-                .map(|((taken, waiting), refused)| Admitted {
-                    taken,
-                    waiting,
-                    refused,
-                });
-        let mut lanes = clients
-            .into_iter()
-            .zip(cut)
-            .map(|(clients, cut)| LaneMetrics { clients, cut });
-        // In the order of the labels.
-        let mut pool = || pools.next().unwrap_or_default();
-        let mut lane = || lanes.next().unwrap_or_default();
-        let mut transfers_cut = transfers_cut.into_iter();
-        let mut cut = || transfers_cut.next().unwrap_or_default();
+        let help = "Requests refused because no slot was free";
+        let refused = family(r, "places_refused", help);
+        let help = "Transfers aborted in favor of a caller with fewer";
+        let transfers_cut = family(r, "transfers_cut", help);
+        let help = "Clients that send slowly, do not read, or hold a stream open";
+        let clients = family(r, "slow_clients", help);
+        let help = "Slow clients disconnected because there were too many";
+        let cut = family(r, "slow_clients_cut", help);
+        let pool = |name| {
+            let label = [("pool", name)];
+            Admitted {
+                taken: taken.get_or_create_owned(&label),
+                waiting: waiting.get_or_create_owned(&label),
+                refused: refused.get_or_create_owned(&label),
+            }
+        };
+        let lane = |name| {
+            let label = [("lane", name)];
+            LaneMetrics {
+                clients: clients.get_or_create_owned(&label),
+                cut: cut.get_or_create_owned(&label),
+            }
+        };
         Self {
-            requests: pool(),
-            tokens: pool(),
-            passwords: pool(),
-            large_manifests: pool(),
-            transfers: pool(),
-            transfers_cut: cut(),
-            large_transfers: pool(),
-            large_transfers_cut: cut(),
-            reads: pool(),
-            lists: pool(),
-            merges: pool(),
-            control: pool(),
-            connections: pool(),
-            uploads: lane(),
-            manifests: lane(),
-            forms: lane(),
-            answers: lane(),
-            responses: lane(),
-            calls: lane(),
-            health: lane(),
+            transfers_cut: transfers_cut.get_or_create_owned(&[("pool", "transfers")]),
+            large_transfers_cut: transfers_cut.get_or_create_owned(&[("pool", "large_transfers")]),
+            ..Self::of(pool, lane)
         }
     }
 }

@@ -35,49 +35,21 @@ impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let e = &mut encoder;
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        if let Some(bytes) = kib(&status, "VmRSS:") {
-            let help = "Resident memory";
-            one(
-                e,
-                "process_resident_memory_bytes",
-                help,
-                &ConstGauge::new(bytes),
-            )?;
-        }
-        if let Some(bytes) = kib(&status, "VmHWM:") {
-            let help = "Peak resident memory";
-            one(
-                e,
-                "process_peak_resident_memory_bytes",
-                help,
-                &ConstGauge::new(bytes),
-            )?;
-        }
-        if let Some(bytes) = kib(&status, "VmSize:") {
-            let help = "Virtual memory";
-            one(
-                e,
-                "process_virtual_memory_bytes",
-                help,
-                &ConstGauge::new(bytes),
-            )?;
-        }
-        if let Some(threads) = number(&status, "Threads:") {
-            one(e, "process_threads", "Threads", &ConstGauge::new(threads))?;
-        }
-        if let Some(open) = descriptors() {
-            one(
-                e,
-                "process_open_fds",
-                "Open descriptors",
-                &ConstGauge::new(open),
-            )?;
-        }
+        let resident = kib(&status, "VmRSS:");
+        let help = "Resident memory";
+        gauge(e, "process_resident_memory_bytes", help, resident)?;
+        let peak = kib(&status, "VmHWM:");
+        let help = "Peak resident memory";
+        gauge(e, "process_peak_resident_memory_bytes", help, peak)?;
+        let all = kib(&status, "VmSize:");
+        let help = "Virtual memory";
+        gauge(e, "process_virtual_memory_bytes", help, all)?;
+        let threads = number(&status, "Threads:");
+        gauge(e, "process_threads", "Threads", threads)?;
+        gauge(e, "process_open_fds", "Open descriptors", descriptors())?;
         let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        if let Some(most) = most_descriptors(&limits) {
-            let help = "Maximum number of open descriptors";
-            one(e, "process_max_fds", help, &ConstGauge::new(most))?;
-        }
+        let help = "Maximum number of open descriptors";
+        gauge(e, "process_max_fds", help, most_descriptors(&limits))?;
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         if let Some(seconds) = cpu_seconds(&stat) {
             let cpu = ConstCounter::new(seconds);
@@ -85,9 +57,13 @@ impl Collector for Process {
         }
         let help = "Start of the process, in seconds since 1970";
         let started = ConstGauge::new(self.started);
-        one(e, "process_start_time_seconds", help, &started)?;
-        Ok(())
+        one(e, "process_start_time_seconds", help, &started)
     }
+}
+
+/// Shows a value, if it could be read.
+fn gauge(e: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: Option<u64>) -> fmt::Result {
+    value.map_or(Ok(()), |value| one(e, name, help, &ConstGauge::new(value)))
 }
 
 fn one(

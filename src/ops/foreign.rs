@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     memory::Reservation,
-    store::ErrorKind,
+    store::corrupt_is_none,
     task,
     transfer::{self, graph},
 };
@@ -290,11 +290,8 @@ pub(super) async fn records(
         why,
     })?;
     let read = load::read_blob(&*place.ctx.store, cache.config()).await;
-    let config = match read {
-        Ok(Some(config)) => config,
-        Ok(None) => return Ok(None),
-        Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
-        Err(e) => return Err(e.into()),
+    let Some(config) = corrupt_is_none(read)? else {
+        return Ok(None);
     };
     let read = Part::read(cache, &config).ok().map(|p| p.config);
     Ok(read.map(|c| (c.records().len() as u64, c.layers().len() as u64)))

@@ -29,7 +29,7 @@ use crate::{
     digest::Digest,
     lately::Lately,
     store::{
-        Error, ErrorKind, Repository, Resolved, Result, keys::Repo, record::Linked,
+        Error, Repository, Resolved, Result, corrupt_is_none, keys::Repo, record::Linked,
         repository::AT_ONCE,
     },
     task,
@@ -364,10 +364,7 @@ impl Sights {
             let found = repository.manifest_of(digest, &known).await?;
             Ok(Some((found, room)))
         };
-        match read.await {
-            Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-            read => read,
-        }
+        corrupt_is_none(read.await)
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     pack::bare,
     progress::Phase,
     source::SourceKind,
-    store::ErrorKind,
+    store::corrupt_is_none,
     task,
 };
 
@@ -507,11 +507,4 @@ async fn look_at(ctx: &Context, layer: &Layer) -> Result<Faults> {
                 .to_owned(),
         ],
     })
-}
-
-fn corrupt_is_none<T>(read: crate::store::Result<Option<T>>) -> Result<Option<T>> {
-    match read {
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
-        other => Ok(other?),
-    }
 }

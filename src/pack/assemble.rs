@@ -80,7 +80,6 @@ impl Assembler {
         }
     }
 
-    /// Lists an entry.
     pub(super) fn list(&mut self, entry: Entry, content: Sha256, objects: Vec<ObjectId>) {
         self.entries.push((entry, content, objects));
     }

@@ -20,7 +20,6 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds a piece.
     pub(super) fn push(&mut self, piece: Bytes) {
         self.len += piece.len();
         if piece.len() < SMALL {

@@ -188,6 +188,14 @@ impl Error {
     }
 }
 
+/// What was read; `None` also if it is damaged.
+pub fn corrupt_is_none<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+    match read {
+        Err(e) if e.kind == ErrorKind::Corrupt => Ok(None),
+        other => other,
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {}", self.op)?;

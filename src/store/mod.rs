@@ -45,7 +45,7 @@ pub mod wrap;
 
 pub use body::{Body, ByteStream, Spool, SpoolWriter, collect};
 use check::{check_body, check_body_blocking, check_manifest, check_range};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, corrupt_is_none};
 pub use handle::{Repositories, Store};
 pub use published_at::{PublishedAt, published_at};
 pub use push_check::PushCheck;

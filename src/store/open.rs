@@ -41,18 +41,10 @@ pub struct Options {
     pub bandwidth: Option<u64>,
     /// Maximum time for all attempts of one operation at a remote.
     pub retry_for: Duration,
-    /// Maximum time without a byte from a remote.
-    pub stall: Duration,
-    /// Maximum time for connecting to a remote.
-    pub connect_timeout: Duration,
+    /// How remotes are reached.
+    pub net: net::Common,
     /// Maximum wait for another process's lock on a folder.
     pub lock_wait: Duration,
-    /// A PEM file of certificate authorities that are trusted in addition to the system's.
-    pub ca_bundle: Option<PathBuf>,
-    /// Whether the proxy variables of the environment are honoured.
-    pub proxy_from_env: bool,
-    /// Their contents.
-    pub proxies: net::Proxies,
     /// Whether whole blobs are hashed when they are read; a daemon on its own disk hashes them on arrival instead.
     pub verified: bool,
     /// File in which a store in a folder records which of its blobs were hashed since they were written; `None`: it does not
@@ -71,19 +63,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let (net, policy, limits) = (net::Common::default(), Policy::default(), Limits::default());
+        let limits = Limits::default();
         Self {
             read_only: false,
             private: false,
             concurrency: limits.concurrency,
             bandwidth: limits.bandwidth,
-            retry_for: policy.retry_for,
-            stall: policy.stall,
-            connect_timeout: net.connect_timeout,
+            retry_for: net::RETRY_FOR,
+            net: net::Common::default(),
             lock_wait: disk::Settings::default().lock_wait,
-            ca_bundle: None,
-            proxy_from_env: net.proxy_from_env,
-            proxies: net.proxies,
             verified: true,
             vetted: None,
             beside_doors: false,
@@ -103,20 +91,10 @@ impl Options {
         }
     }
 
-    fn net(&self) -> net::Common {
-        net::Common {
-            ca_bundle: self.ca_bundle.clone(),
-            connect_timeout: self.connect_timeout,
-            stall: self.stall,
-            proxy_from_env: self.proxy_from_env,
-            proxies: self.proxies.clone(),
-        }
-    }
-
     fn policy(&self) -> Policy {
         Policy {
             retry_for: self.retry_for,
-            stall: self.stall,
+            stall: self.net.stall,
             ..Policy::default()
         }
     }
@@ -208,8 +186,8 @@ pub async fn open(url: &StoreUrl, options: &Options) -> Result<Store> {
 pub async fn ping(url: &StoreUrl, options: &Options) -> Result<()> {
     match url {
         StoreUrl::Registry(location) | StoreUrl::Daemon(location) => {
-            let net = options.net();
-            let door = registry::Registry::open(location, &options.registry, &net).await?;
+            let net = &options.net;
+            let door = registry::Registry::open(location, &options.registry, net).await?;
             door.ping().await
         }
         _ => Ok(()),
@@ -267,7 +245,7 @@ async fn open_layout(root: &Path, options: &Options) -> Result<Backend> {
 }
 
 async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> {
-    let store = s3::S3::open(location, &options.s3, &options.net()).await?;
+    let store = s3::S3::open(location, &options.s3, &options.net).await?;
     let store = Arc::new(store);
     let backend = Backend {
         push_check: Some(store.clone()),
@@ -279,16 +257,16 @@ async fn open_s3(location: &s3::Location, options: &Options) -> Result<Backend> 
 }
 
 async fn open_registry(location: &registry::Location, options: &Options) -> Result<Backend> {
-    let store = registry::Registry::open(location, &options.registry, &options.net()).await?;
+    let store = registry::Registry::open(location, &options.registry, &options.net).await?;
     Ok(behind_registry(store.clone()).many_by_tags(store, options))
 }
 
 /// A daemon is a registry with an additional control API.
 async fn open_daemon(location: &registry::Location, options: &Options) -> Result<Backend> {
-    let net = options.net();
-    let door = registry::Registry::open(location, &options.registry, &net).await?;
+    let net = &options.net;
+    let door = registry::Registry::open(location, &options.registry, net).await?;
     Ok(Backend {
-        control: Some(registry::ControlWay::new(&door, location, &net).await?),
+        control: Some(registry::ControlWay::new(&door, location, net).await?),
         ..behind_registry(door)
     })
 }

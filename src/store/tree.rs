@@ -131,7 +131,6 @@ impl Tree {
         self.path(&self.temp)
     }
 
-    /// The path of a key.
     pub(super) fn path(&self, key: &str) -> PathBuf {
         self.root.join(key)
     }

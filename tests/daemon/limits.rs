@@ -45,6 +45,15 @@ fn waits(stream: &mut TcpStream) {
 }
 
 #[test]
+fn an_answer_says_how_long_it_is() {
+    let daemon = with_one(&Node::new(), "CACHECTLD_MAX_REQUESTS");
+    let (status, answer) = answer(ask(&daemon.address()));
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(status, 200);
+    assert_eq!(header(head, "content-length"), body.len().to_string());
+}
+
+#[test]
 fn upload_that_waits_for_its_client_takes_no_place_from_others() {
     let node = Node::new();
     let daemon = with_one(&node, "CACHECTLD_MAX_REQUESTS");

@@ -11,7 +11,6 @@ pub(super) type ChainId = usize;
 /// A blob on a chain.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
-    /// The blob.
     pub(super) blob: Digest,
     /// The layer below; `None` at the bottom.
     pub(super) parent: Option<ChainId>,
@@ -29,7 +28,6 @@ pub(super) struct Chains {
 }
 
 impl Chains {
-    /// A chain.
     pub(super) fn get(&self, id: ChainId) -> &Link {
         &self.links[id]
     }

@@ -22,7 +22,6 @@ pub(super) struct Node<'a> {
 /// An alternative of a node's input, as one config has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Link {
-    /// The node.
     pub(super) node: usize,
     /// Which of its inputs.
     pub(super) input: usize,

@@ -13,9 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     artifact::{
-        Descriptor, Manifest,
-        annotations::Few,
-        media,
+        Descriptor, Manifest, bounded, media,
         outline::Outline,
         wire::{Malformed, Result, bad},
     },
@@ -308,7 +306,7 @@ fn descriptor(what: &str, raw: &RawValue) -> Result<Descriptor> {
         digest: Digest,
         size: u64,
         artifact_type: Option<String>,
-        annotations: Option<Few<MAX_OF_ENTRY>>,
+        annotations: Option<bounded::Map<MAX_OF_ENTRY>>,
     }
     let fields: Fields = serde_json::from_str(raw.get())
         .map_err(|e| Malformed(format!("{what} of the cache manifest: {e}")))?;

@@ -2,15 +2,10 @@
 //!
 //! moby/buildkit `cache/remotecache/v1/types/spec.go`.
 
-use std::{fmt, marker::PhantomData};
-
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, SeqAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::time::{Stamp, ZERO};
-use crate::{digest::Digest, entry::Time};
+use crate::{artifact::bounded::List, digest::Digest, entry::Time};
 
 /// A longer list is refused: about five times what fits the importer's limit.
 pub(super) const MAX_ITEMS: usize = 50_000;
@@ -127,34 +122,8 @@ impl CacheRecord {
 pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     d: D,
 ) -> Result<Vec<T>, D::Error> {
-    struct List<T>(PhantomData<T>);
-    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
-        type Value = Vec<T>;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
-        }
-
-        fn visit_none<E: Error>(self) -> Result<Vec<T>, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_some<D: Deserializer<'de>>(self, d: D) -> Result<Vec<T>, D::Error> {
-            d.deserialize_seq(self)
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
-            let mut list = Vec::new();
-            while let Some(item) = items.next_element()? {
-                if list.len() == MAX_ITEMS {
-                    return Err(Error::custom(format!("a list of more than {MAX_ITEMS}")));
-                }
-                list.push(item);
-            }
-            Ok(list)
-        }
-    }
-    d.deserialize_option(List(PhantomData))
+    let list = Option::<List<T, MAX_ITEMS>>::deserialize(d)?;
+    Ok(list.map(|list| list.0).unwrap_or_default())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the default of an optional field")]

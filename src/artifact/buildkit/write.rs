@@ -41,15 +41,10 @@ pub(super) struct Writer<'a> {
 
 /// A manifest and its config.
 pub(super) struct Written {
-    /// The manifest.
     pub(super) manifest: Vec<u8>,
-    /// Descriptor of the config.
     pub(super) config: Descriptor,
-    /// The config.
     pub(super) config_bytes: Vec<u8>,
-    /// Records in it.
     pub(super) records: usize,
-    /// Results in it.
     pub(super) results: usize,
     /// It is within the limits of our own reader.
     pub(super) is_readable: bool,

@@ -30,9 +30,7 @@ enum Building {
         number: Option<String>,
         target: Option<String>,
     },
-    /// A branch.
     Branch(String),
-    /// A tag.
     Tag(String),
 }
 

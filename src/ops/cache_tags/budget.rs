@@ -109,7 +109,6 @@ impl Budget {
                 .is_some_and(|(_, most)| most > least.strain())
     }
 
-    /// Adds a part.
     pub(super) fn add(&mut self, part: &Part) {
         self.weights.push(Weight::of(part));
     }

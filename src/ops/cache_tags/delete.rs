@@ -12,7 +12,7 @@ use super::{AT_ONCE, CacheTags, dated::Dated, is_merged, read_aside};
 use crate::{
     artifact::{Reference, Tag},
     digest::Digest,
-    store::{ErrorKind, Repository, Resolved, Result},
+    store::{Repository, Resolved, Result, corrupt_is_none},
 };
 
 impl CacheTags {
@@ -71,11 +71,9 @@ impl CacheTags {
         }
         let tag_alone = std::slice::from_ref(tag);
         for part in left {
-            match repo.manifest(&Reference::Digest(part.digest)).await {
-                Ok(Some(found)) => return repo.put_manifest(&found.manifest, tag_alone).await,
-                Ok(None) => {}
-                Err(e) if e.kind == ErrorKind::Corrupt => {}
-                Err(e) => return Err(e),
+            let found = repo.manifest(&Reference::Digest(part.digest)).await;
+            if let Some(found) = corrupt_is_none(found)? {
+                return repo.put_manifest(&found.manifest, tag_alone).await;
             }
         }
         repo.delete_tag(tag).await.map(drop)
@@ -95,10 +93,7 @@ async fn made_of(repo: &Repository, tag: &Tag, digest: &Digest) -> Result<HashSe
         return Ok(fold.parts.into_iter().collect());
     }
     // Earlier releases recorded no parts. Each push made the tag point at the fold of all parts that existed then.
-    let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-        Err(e) if e.kind == ErrorKind::Corrupt => None,
-        other => other?,
-    };
+    let pointed = corrupt_is_none(repo.manifest(&Reference::Tag(tag.clone())).await)?;
     let Some(Resolved {
         manifest, modified, ..
     }) = pointed.filter(|p| p.manifest.digest == *digest)
@@ -133,10 +128,8 @@ async fn is_left_over(
     if !had_parts {
         return Ok(false);
     }
-    match repo.manifest(&Reference::Tag(tag.clone())).await {
-        Ok(Some(found)) => Ok(is_merged(&found.manifest).await),
-        Ok(None) => Ok(true),
-        Err(e) if e.kind == ErrorKind::Corrupt => Ok(true),
-        Err(e) => Err(e),
+    match corrupt_is_none(repo.manifest(&Reference::Tag(tag.clone())).await)? {
+        Some(found) => Ok(is_merged(&found.manifest).await),
+        None => Ok(true),
     }
 }

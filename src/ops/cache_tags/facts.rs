@@ -47,7 +47,6 @@ impl Contents {
         }
     }
 
-    /// All of it.
     pub(super) fn all(&self) -> BTreeSet<Sized> {
         let mut all = self.layers.clone();
         all.insert(self.config);

@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    store::{Body, ErrorKind, Repository, Resolved, Result},
+    store::{Body, Repository, Resolved, Result, corrupt_is_none},
     task,
 };
 
@@ -384,10 +384,7 @@ pub(super) async fn put_if_missing(repo: &Repository, manifest: &Manifest) -> Re
 /// Returns true if a manifest can be read by its digest. The lookup also keeps a prune from removing marked bytes.
 async fn is_stored(repo: &Repository, manifest: &Manifest) -> Result<bool> {
     let size = manifest.bytes.len() as u64;
-    let known = match repo.known(&manifest.digest).await {
-        Err(e) if e.kind == ErrorKind::Corrupt => None,
-        other => other?,
-    };
+    let known = corrupt_is_none(repo.known(&manifest.digest).await)?;
     if known.is_none_or(|k| k.size != size || k.media_type != manifest.media_type) {
         return Ok(false);
     }

@@ -18,7 +18,7 @@ use crate::{
         buildkit::{MAX_CONFIG_BYTES, Part, Shrink, contains, shrinks},
     },
     digest::Digest,
-    store::{Error, ErrorKind, Repository, Result},
+    store::{Error, ErrorKind, Repository, Resolved, Result, corrupt_is_none},
     task,
 };
 
@@ -124,10 +124,7 @@ impl CacheTags {
     ) -> Result<()> {
         for tag in tags {
             let parts = repo.parts(tag).await?;
-            let pointed = match repo.pointer(tag).await {
-                Err(e) if e.kind == ErrorKind::Corrupt => None,
-                other => other?,
-            };
+            let pointed = corrupt_is_none(repo.pointer(tag).await)?;
             // Alone, it may be served as another manifest.
             let pointed = pointed.filter(|_| parts.is_empty()).map(|at| at.digest);
             let mut others = parts.iter().map(|p| p.digest).chain(pointed);
@@ -353,12 +350,13 @@ impl CacheTags {
     }
 
     async fn shrink(&self, repo: &Repository, new: &Manifest, tag: &Tag) -> Result<Option<Shrink>> {
-        let pointed = match repo.manifest(&Reference::Tag(tag.clone())).await {
-            Ok(Some(found)) => found.manifest,
-            Ok(None) => return Ok(None),
-            // It is about to be replaced.
-            Err(e) if e.kind == ErrorKind::Corrupt => return Ok(None),
-            Err(e) => return Err(e),
+        // What is damaged is about to be replaced.
+        let pointed = corrupt_is_none(repo.manifest(&Reference::Tag(tag.clone())).await)?;
+        let Some(Resolved {
+            manifest: pointed, ..
+        }) = pointed
+        else {
+            return Ok(None);
         };
         let _place = self.place(repo).await;
         let Some(new) = self.read_part(repo, new).await? else {

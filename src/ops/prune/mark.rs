@@ -8,12 +8,10 @@ use crate::{digest::Digest, entry::Time};
 
 const VERSION: u32 = 1;
 
-/// A mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
     /// The mark does not apply to blobs written later than this.
     pub(super) time: Time,
-    /// The blobs.
     pub(super) blobs: HashSet<Digest>,
 }
 

@@ -8,7 +8,7 @@ use crate::{
     artifact::{Reference, Tag},
     digest::Digest,
     ops::{Context, LeftOut},
-    store::{self, Error, ErrorKind, keys::Repo},
+    store::{self, Error, ErrorKind, corrupt_is_none, keys::Repo},
 };
 
 /// Warns of manifests that are not JSON. They do not keep the prune from completing, so they are not a failure.
@@ -99,14 +99,10 @@ async fn tags_of(
     if ctx.store.facts().repositories.is_none() {
         let store = &ctx.store;
         for tag in store.tags("").await? {
-            match store.resolve(&Reference::Tag(tag.clone())).await {
-                Ok(Some(at)) if digests.contains(&at.manifest.digest) => {
-                    found.insert(at.manifest.digest, tag.to_string());
-                }
-                Ok(_) => {}
-                // A damaged record does not tell its digest.
-                Err(e) if e.kind == ErrorKind::Corrupt => {}
-                Err(e) => return Err(e),
+            // A damaged record does not tell its digest.
+            let at = corrupt_is_none(store.resolve(&Reference::Tag(tag.clone())).await)?;
+            if let Some(at) = at.filter(|at| digests.contains(&at.manifest.digest)) {
+                found.insert(at.manifest.digest, tag.to_string());
             }
         }
         return Ok(found);

@@ -22,7 +22,7 @@ use crate::{
     },
     digest::Digest,
     ops::{Context, load, sight::Sights},
-    store::{self, Error, ErrorKind, Repository, StoredBlob},
+    store::{self, Error, ErrorKind, Repository, StoredBlob, corrupt_is_none},
     task,
 };
 
@@ -114,7 +114,6 @@ impl Next {
     }
 }
 
-/// A marking run.
 pub(super) struct Marking<'c> {
     ctx: &'c Context,
     pub(super) listing: Listing,
@@ -270,12 +269,8 @@ impl<'c> Marking<'c> {
             let loose = repository.manifests().await?.into_iter();
             let loose = loose.filter(|d| !self.listing.stays(d));
             let known = stream::iter(loose).map(async |digest| {
-                let known = repository.known(&digest).await;
                 // One with a damaged record may be either.
-                let known = known.or_else(|e| match e.kind {
-                    ErrorKind::Corrupt => Ok(None),
-                    _ => Err(e),
-                })?;
+                let known = corrupt_is_none(repository.known(&digest).await)?;
                 Ok::<_, Error>((digest, known))
             });
             let mut known = Box::pin(known.buffer_unordered(self.ctx.concurrency.max(1)));

@@ -27,7 +27,6 @@ const FAULTS_AT_MOST: usize = 20;
 pub(super) struct Read {
     /// Bytes received.
     pub(super) bytes: u64,
-    /// The faults.
     pub(super) faults: Faults,
 }
 

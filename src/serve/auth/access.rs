@@ -74,7 +74,6 @@ impl Access {
         self.repositories.iter().map(|(name, _)| name.as_str())
     }
 
-    /// The actions on one repository.
     pub(super) fn on(&self, repository: &str) -> Actions {
         let found = self
             .repositories

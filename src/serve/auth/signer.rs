@@ -13,7 +13,6 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{Error, Result, access::Access, config::Config, files, hs256};
 use crate::{digest::Sha256, fs, random, redact::Secret};
 
-/// The issuer.
 const ISSUER: &str = "cachectld";
 /// Tolerated difference between the clocks of two daemons, in seconds.
 const LEEWAY_SECONDS: u64 = 10;

@@ -55,7 +55,6 @@ impl StaticTokens {
         self.0.iter().map(|(name, _)| name.as_ref())
     }
 
-    /// The number of tokens.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }

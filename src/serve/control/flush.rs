@@ -21,7 +21,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// A moment that is never reached.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
-/// As a message.
 pub(super) fn message(status: &BacklogStatus) -> v1::Queue {
     v1::Queue {
         tags: status.updates,

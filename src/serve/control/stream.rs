@@ -66,7 +66,6 @@ impl<M> Messages<M> {
         }
     }
 
-    /// One message.
     pub(super) fn one(message: M) -> Self {
         let (out, received) = mpsc::channel(1);
         // The channel has room for one.

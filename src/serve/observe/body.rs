@@ -12,45 +12,17 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 
 use super::watch::{State, Watch};
 use crate::serve::admission::Fault;
 
-type Next = Poll<Option<Result<Frame<Bytes>, axum::Error>>>;
-
-/// A request's body.
-pub(super) struct Incoming {
-    inner: Body,
-    received: Arc<AtomicU64>,
-}
-
-impl Incoming {
-    pub(super) fn new(inner: Body, received: Arc<AtomicU64>) -> Self {
-        Self { inner, received }
-    }
-}
-
-impl HttpBody for Incoming {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Next {
-        let next = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &next
-            && let Some(data) = frame.data_ref()
-        {
-            self.received.fetch_add(data.len() as u64, Relaxed);
-        }
-        next
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
+/// A request's body, whose bytes are added to `received`.
+pub(super) fn incoming(body: Body, received: Arc<AtomicU64>) -> Body {
+    Body::new(body.inspect_frame(move |frame| {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        received.fetch_add(length as u64, Relaxed);
+    }))
 }
 
 /// Returns true if a response ended early because of its client, or because others needed its slot.
@@ -83,7 +55,10 @@ impl HttpBody for Outgoing {
     type Data = Bytes;
     type Error = axum::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Next {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
         // Streams of stores do their work here, and attribute it to this request's span.
         let inner = Pin::new(&mut this.inner);

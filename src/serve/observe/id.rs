@@ -7,7 +7,6 @@ use super::X_REQUEST_ID;
 /// Longest client id that is accepted.
 const MAX_CHARS: usize = 128;
 
-/// Names one request.
 #[derive(Debug, Clone)]
 pub(super) struct RequestId(HeaderValue);
 

@@ -33,7 +33,7 @@ use crate::{
     store::wrap::counters,
     trace,
 };
-use body::{Incoming, Outgoing};
+use body::{Outgoing, incoming};
 use id::RequestId;
 use watch::{State, Watch};
 
@@ -142,7 +142,7 @@ fn counted(request: Request<Body>) -> (Request<Body>, Option<Arc<AtomicU64>>) {
     }
     let received = Arc::new(AtomicU64::new(0));
     let counter = received.clone();
-    let request = request.map(|body| Body::new(Incoming::new(body, counter)));
+    let request = request.map(|body| incoming(body, counter));
     (request, Some(received))
 }
 

@@ -6,6 +6,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt as _};
@@ -184,6 +185,17 @@ async fn a_client_that_goes_away_is_no_failure_of_ours() {
     body.next().await.unwrap().unwrap();
     drop(body);
     assert_eq!(o.requests("aborted"), 1);
+}
+
+#[tokio::test]
+async fn bodies_keep_their_length() {
+    let request = Request::put(PATH).body(Body::from("12345")).unwrap();
+    let answer = async |request: Request<Body>| {
+        assert_eq!(request.body().size_hint().exact(), Some(5));
+        Response::new(Body::from("123"))
+    };
+    let response = observed().observer.observe(BLOB, request, answer).await;
+    assert_eq!(response.body().size_hint().exact(), Some(3));
 }
 
 #[tokio::test]

@@ -50,7 +50,6 @@ pub(super) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h 
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
-/// Adds the digest.
 pub(super) fn with_digest(builder: Builder, digest: &Digest) -> Builder {
     builder.header(CONTENT_DIGEST, digest.to_string())
 }

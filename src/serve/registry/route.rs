@@ -105,7 +105,6 @@ pub(super) fn no_upload() -> Refusal {
     )
 }
 
-/// Parses a repository's name.
 pub(super) fn repo(name: &str) -> Result<Repo, Refusal> {
     name.parse()
         .map_err(|e: crate::store::keys::RepoRefused| refuse(Code::NAME_INVALID, e.to_string()))
@@ -124,7 +123,6 @@ fn reference(text: &str) -> Result<Reference, Refusal> {
     tag(text).map(Reference::Tag)
 }
 
-/// Parses a tag.
 pub(super) fn tag(text: &str) -> Result<Tag, Refusal> {
     text.parse::<Tag>()
         .map_err(|e| refuse(Code::MANIFEST_INVALID, e.to_string()))

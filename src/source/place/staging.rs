@@ -346,7 +346,6 @@ fn same(a: Option<Stat>, b: &Stat) -> bool {
     a.is_some_and(|a| (a.dev, a.ino) == (b.dev, b.ino))
 }
 
-/// A new temporary name.
 pub(super) fn temp_name() -> Vec<u8> {
     let mut name = TEMP_PREFIX.to_vec();
     name.extend_from_slice(format!("{:016x}", fastrand::u64(..)).as_bytes());

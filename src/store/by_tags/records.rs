@@ -16,7 +16,7 @@ use crate::{
     artifact::{Descriptor, Manifest, Tag},
     store::{
         Expect,
-        error::{Error, ErrorKind, Result},
+        error::{Error, ErrorKind, Result, corrupt_is_none},
         keys::{self, Key, RESERVED_TAGS, Repo},
         record,
         records::{Listed, Records},
@@ -106,11 +106,7 @@ impl<S: Flat> ByTags<S> {
     /// The repository of the records in a folder, taken from the first readable one.
     async fn owner(&self, places: &[Tag]) -> Result<Option<Repo>> {
         for tag in places {
-            let found = match self.manifest_at(tag).await {
-                Ok(found) => found,
-                Err(e) if e.kind == ErrorKind::Corrupt => None,
-                Err(e) => return Err(e),
-            };
+            let found = corrupt_is_none(self.manifest_at(tag).await)?;
             let card = found.and_then(|m| Card::read("list", &m, record::MAX_BYTES).ok());
             let owner = card.and_then(|card| {
                 let (folder, _) = Folder::split(&card.key)?;

@@ -83,7 +83,6 @@ impl<S: Flat> InRepo<S> {
         })
     }
 
-    /// The place for a new tag.
     fn new_place(&self, op: &'static str, tag: &Tag) -> Result<TagPlace> {
         self.place(tag).ok_or_else(|| {
             let why = format!(

@@ -38,7 +38,6 @@ pub use finished::Finished;
 use finished::filler;
 use pieces::{GONE, Pieces, end};
 
-/// Bytes of a piece.
 const PIECE_BYTES: usize = 4 << 20;
 /// Bytes that must arrive before a piece gets a slot.
 const LEAST_BYTES: usize = 16 << 10;

@@ -31,7 +31,6 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// A header as text.
     pub(super) fn text(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

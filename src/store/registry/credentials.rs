@@ -27,7 +27,6 @@ const AUTH: GeneralPurpose = GeneralPurpose::new(
 /// The user name by which a helper marks the secret as an identity token.
 const TOKEN_USER: &str = "<token>";
 
-/// Credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Credential {
     /// Name and password.

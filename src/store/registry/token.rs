@@ -39,7 +39,6 @@ pub(super) struct Realm {
     pub(super) service: Option<String>,
 }
 
-/// An issued token.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     /// `Bearer …`, marked as a secret.

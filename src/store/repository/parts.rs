@@ -6,7 +6,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        error::{ErrorKind, Result},
+        error::{ErrorKind, Result, corrupt_is_none},
         keys::{self, Key},
         record,
     },
@@ -57,11 +57,8 @@ impl Repository {
     /// When a part was last pushed, according to its record; `None` if there is none, or it does not contain the time.
     pub async fn published(&self, tag: &Tag, digest: &Digest) -> Result<Option<Time>> {
         let key = keys::part(&self.name, tag, digest);
-        let read = match self.records.read_record(&key, record::MAX_BYTES).await {
-            // Its key alone makes it a part.
-            Err(e) if e.kind == ErrorKind::Corrupt => None,
-            other => other?,
-        };
+        // Its key alone makes it a part.
+        let read = corrupt_is_none(self.records.read_record(&key, record::MAX_BYTES).await)?;
         let part = read.and_then(|b| record::decode::<record::Part>("list", &b).ok());
         Ok(part.and_then(|p| p.published()))
     }
@@ -77,10 +74,7 @@ impl Repository {
     /// The record of a tag being served as this manifest; `None` if it never was, or the record cannot be read.
     pub async fn fold(&self, tag: &Tag, digest: &Digest) -> Result<Option<record::Folded>> {
         let key = keys::fold(&self.name, tag, digest);
-        let read = match self.records.read_record(&key, record::MAX_BYTES).await {
-            Err(e) if e.kind == ErrorKind::Corrupt => None,
-            other => other?,
-        };
+        let read = corrupt_is_none(self.records.read_record(&key, record::MAX_BYTES).await)?;
         Ok(read.and_then(|b| record::decode("list", &b).ok()))
     }
 

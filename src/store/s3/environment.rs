@@ -68,7 +68,6 @@ fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
     ))
 }
 
-/// No region is set.
 pub(super) fn no_region() -> Error {
     Error::new(
         ErrorKind::Invalid,

@@ -115,7 +115,6 @@ impl Tree {
         }
     }
 
-    /// Opens a blob's file.
     pub(super) fn open_blob(
         &self,
         op: &'static str,

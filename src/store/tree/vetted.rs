@@ -79,9 +79,7 @@ impl Seen {
     }
 }
 
-/// The table.
 pub(in crate::store) struct Vetted {
-    /// Path of its file.
     file: PathBuf,
     known: Mutex<HashMap<Digest, Seen>>,
     /// Blobs that are being hashed.

@@ -16,7 +16,6 @@ use crate::{
     serve::auth::{self, Action, Config as Auth, Rule, Scheme, TrustLocal},
 };
 
-/// The default port.
 const DEFAULT_PORT: u16 = 5000;
 
 /// Longest path of a unix socket: `sun_path` has 108 bytes, the last of which is zero (unix(7)).
