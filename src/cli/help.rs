@@ -84,8 +84,7 @@ fn owners(flag: &str) -> Option<String> {
         .filter(takes)
         .map(|c| format!("`{}`", c.get_name()))
         .collect();
-    (!owners.is_empty())
-        .then(|| format!("{flag} is a flag of {} only only only", owners.join(", ")))
+    (!owners.is_empty()).then(|| format!("{flag} is a flag of {} only", owners.join(", ")))
 }
 
 #[cfg(test)]
