@@ -2,7 +2,14 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Core, counts::add, fill::Found, front::passed_by, look::Patience, unsent::Bytes};
+use super::{
+    Core,
+    counts::add,
+    fill::Found,
+    front::passed_by,
+    look::Patience,
+    unsent::{Blob, Trust},
+};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -123,9 +130,9 @@ impl Core {
                     return Ok(Put::Existed);
                 }
                 Ok(done) => {
-                    let size = desc.size;
-                    let marked = self.unsent.add(digest, size, Bytes::New, pin, share);
-                    marked.await.map(|()| done)
+                    let blob = Blob::new(*digest, desc.size, Trust::Hashed);
+                    let marked = self.unsent.add(blob, pin, share).await;
+                    marked.map(|()| done)
                 }
                 // An error of the body.
                 Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => {

@@ -7,19 +7,19 @@ use tokio::sync::{RwLock, Semaphore};
 use super::{
     Mode, Moved, Settings,
     backlog::Recent,
-    counts::{Counts, add},
+    counts::Counts,
     entry::Entry,
     fill::Fills,
     front::Front,
     health::Health,
-    ledger::Ledger,
+    ledger::{File, Ledger},
     look::{MAX_LEFT, Patience},
-    queue::{Placed, Queue},
+    queue::{Placed, Queue, Work},
     records::TieredRecords,
     seen::Seen,
     tags::One,
     turns::Turns,
-    unsent::Unsent,
+    unsent::{Blob, Trust},
     wait::TagLocks,
 };
 use crate::{
@@ -50,8 +50,8 @@ pub(super) struct Core {
     pub(super) remote: Remote,
     pub(super) health: Arc<Health>,
     pub(super) seen: Seen,
-    pub(super) unsent: Unsent,
-    pub(super) queue: Queue,
+    pub(super) unsent: Queue<Blob>,
+    pub(super) updates: Queue<Entry>,
     pub(super) ledger: Ledger,
     pub(super) fills: Arc<Fills>,
     /// Slots for requests to the remote that continue although nobody waits for them.
@@ -112,8 +112,8 @@ impl Core {
             },
             seen: Seen::new(health.clone()),
             health,
-            unsent: Unsent::new(ledger.clone(), settings.room.max_bytes),
-            queue: Queue::new(ledger.clone(), settings.max_queued),
+            unsent: Queue::new(ledger.clone(), settings.room.max_bytes),
+            updates: Queue::new(ledger.clone(), settings.max_queued as u64),
             ledger,
             fills: Arc::new(Fills::new(settings.fills)),
             looks: Arc::new(Semaphore::new(MAX_LEFT)),
@@ -158,35 +158,49 @@ impl Core {
         self.settings.mode == Mode::WriteBack
     }
 
+    /// Waits until no work with one of these keys is left in `queue`.
+    ///
+    /// # Errors
+    /// Why the remote refuses such work; a temporary error as soon as the remote is known to be unreachable.
+    pub(super) async fn settled<W: Work>(
+        &self,
+        op: &'static str,
+        queue: &Queue<W>,
+        keys: &[W::Key],
+    ) -> Result<()> {
+        tokio::select! {
+            settled = queue.settled(keys) => settled,
+            () = self.health.lost() => Err(self.health.away(op)),
+        }
+    }
+
     /// Continues with the items that an earlier process left. Unreadable ones are set aside, and do not block the rest.
     async fn read_back(&self) -> Result<()> {
-        for mark in self.ledger.marks().await? {
-            let pin = self.front.uses.pin(&mark.digest).await;
-            self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
-        }
-        let mut queued = 0;
-        for seq in self.ledger.entries().await? {
-            let read = async {
-                let bytes = self.ledger.read(seq).await.map_err(|e| e.to_string())?;
-                self.place(Entry::decode(&bytes)?).await
-            };
-            match read.await {
-                Ok(placed) => {
-                    self.queue.take_over(seq, placed);
-                    queued += 1;
+        for (file, at) in self.ledger.files().await? {
+            match file {
+                File::Mark { digest, size } => {
+                    let blob = Blob::new(digest, size, Trust::Unknown);
+                    let pin = self.front.uses.pin(&digest).await;
+                    self.unsent.take_over(None, at, Placed::pinned(blob, pin));
                 }
-                Err(why) => {
-                    self.ledger.set_entry_aside(seq, &why).await;
-                    add(&self.counts.set_aside, 1);
+                File::Entry(seq) => {
+                    let read = async {
+                        let bytes = self.ledger.read(file).await.map_err(|e| e.to_string())?;
+                        self.place(Entry::decode(&bytes)?).await
+                    };
+                    match read.await {
+                        Ok(placed) => self.updates.take_over(Some(seq), placed.work.at, placed),
+                        Err(why) => self.ledger.set_aside(file, &why).await,
+                    }
                 }
             }
         }
-        let left = self.unsent.left();
-        if queued > 0 || left.blobs > 0 {
+        let (blobs, updates) = (self.unsent.left(), self.updates.left().count);
+        if updates > 0 || blobs.count > 0 {
             tracing::info!(
-                updates = queued,
-                blobs = left.blobs,
-                bytes = left.bytes,
+                updates,
+                blobs = blobs.count,
+                bytes = blobs.amount,
                 "Going on with what was not sent"
             );
         }
@@ -197,7 +211,7 @@ impl Core {
     ///
     /// # Errors
     /// A message, if its manifest is not in front.
-    async fn place(&self, entry: Entry) -> std::result::Result<Placed, String> {
+    async fn place(&self, entry: Entry) -> std::result::Result<Placed<Entry>, String> {
         let Some(publication) = entry.publication() else {
             return Ok(Placed::alone(entry));
         };
@@ -213,17 +227,12 @@ impl Core {
     }
 
     /// As [`Self::place`], with the given manifest.
-    pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed {
+    pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed<Entry> {
         let (children, subject) = neighbours(manifest).await;
         let mut pins = vec![self.front.uses.pin(&manifest.digest).await];
         for child in &children {
             pins.push(self.front.uses.pin(child).await);
         }
-        Placed {
-            entry,
-            subject,
-            children,
-            pins,
-        }
+        Placed::around(entry, subject.as_ref(), &children, pins)
     }
 }

@@ -115,7 +115,7 @@ impl Core {
     async fn hidden(&self, digest: &Digest, look: Look) -> Result<Option<u64>> {
         // A check does not count as use.
         let size = passed_by(self.front.store.stat(digest).await).flatten();
-        let waits = self.unsent.contains(digest) || self.queue.manifests().contains(digest);
+        let waits = self.unsent.has(digest) || self.updates.manifests().contains(digest);
         let Some(size) = size.filter(|_| !waits) else {
             return Ok(None);
         };
@@ -127,7 +127,7 @@ impl Core {
             return Ok(None);
         }
         // It may have been marked meanwhile.
-        Ok((!self.unsent.contains(digest)).then_some(size))
+        Ok((!self.unsent.has(digest)).then_some(size))
     }
 
     /// Reads the remote's copy and checks it.

@@ -38,6 +38,7 @@ mod tags;
 mod tests;
 mod turns;
 mod unsent;
+mod updates;
 mod uses;
 mod wait;
 

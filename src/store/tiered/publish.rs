@@ -78,12 +78,11 @@ impl One {
         lock_key: &str,
     ) -> Result<MutexGuard<'_, ()>> {
         loop {
-            tokio::select! {
-                settled = self.core.queue.settled(keys) => settled?,
-                () = self.core.health.lost() => return Err(self.core.health.away("publish")),
-            }
+            self.core
+                .settled("publish", &self.core.updates, keys)
+                .await?;
             let lock = self.core.tag_locks.lock(lock_key).await;
-            if !keys.iter().any(|key| self.core.queue.has(key)) {
+            if !keys.iter().any(|key| self.core.updates.has(key)) {
                 return Ok(lock);
             }
         }
@@ -154,7 +153,7 @@ impl One {
             .front
             .uses
             .used(&manifest.digest, manifest.bytes.len() as u64);
-        self.core.queue.add(placed).await?;
+        self.core.updates.add(placed).await?;
         add(&self.core.counts.queued, 1);
         tracing::debug!(repo = %self.name, digest = %manifest.digest, "Publication waits for the store behind");
         Ok(Published::Done)
@@ -169,7 +168,7 @@ impl One {
             Some(tag) => self.tag_key(tag),
             None => keys::manifest(&self.name, &ours.manifest.digest),
         };
-        let newest = self.core.queue.newest(&key);
+        let newest = self.core.updates.newest(&key);
         newest.is_some_and(|e| e.publication().is_some_and(|p| p.manifest == ours.manifest))
     }
 

@@ -36,7 +36,7 @@ fn is_kept(key: &str) -> bool {
 impl Core {
     /// The content of a record according to a queued update.
     async fn queued_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let Some(entry) = self.queue.newest(key) else {
+        let Some(entry) = self.updates.newest(&key.to_owned()) else {
             return Ok(None);
         };
         match entry.what {
@@ -59,7 +59,7 @@ impl Core {
             return;
         }
         let _shared = self.mirror.read().await;
-        if self.queue.has(key) {
+        if self.updates.has(&key.to_owned()) {
             return;
         }
         passed_by(match bytes {
@@ -71,10 +71,7 @@ impl Core {
     /// Waits until no update of this record is queued.
     async fn record_settled(&self, key: &str) -> Result<()> {
         let keys = [key.to_owned()];
-        tokio::select! {
-            settled = self.queue.settled(&keys) => settled,
-            () = self.health.lost() => Err(self.health.away("write record")),
-        }
+        self.settled("write record", &self.updates, &keys).await
     }
 
     async fn queue_record(&self, key: &str, bytes: Bytes, why: Error) -> Result<()> {
@@ -90,7 +87,7 @@ impl Core {
             bytes: bytes.clone(),
         });
         let _alone = self.mirror.write().await;
-        self.queue.add(Placed::alone(entry)).await?;
+        self.updates.add(Placed::alone(entry)).await?;
         add(&self.counts.queued, 1);
         passed_by(self.front.records.write_record(key, bytes).await);
         Ok(())
@@ -204,7 +201,7 @@ impl Records for TieredRecords {
         };
         let mut all: BTreeMap<String, Listed> =
             listed.into_iter().map(|l| (l.key.clone(), l)).collect();
-        for (key, entry) in core.queue.below(prefix) {
+        for (key, entry) in core.updates.below(prefix) {
             let bytes = core.queued_record(&key, record::MAX_BYTES).await?;
             let listed = Listed {
                 size: bytes.map(|b| b.len() as u64),
@@ -222,7 +219,7 @@ impl Records for TieredRecords {
             let asked = core.remote.records.any_record(prefix);
             return core.health.ask("list records", asked).await;
         }
-        if let Some((key, _)) = core.queue.below(prefix).into_iter().next() {
+        if let Some((key, _)) = core.updates.below(prefix).into_iter().next() {
             return Ok(Some(key));
         }
         let (behind, asked) = (core.clone(), prefix.to_owned());
@@ -250,7 +247,7 @@ impl Records for TieredRecords {
             other => other?,
         };
         let mut all: BTreeSet<Repo> = listed.into_iter().collect();
-        all.extend(core.queue.repositories());
+        all.extend(core.updates.repositories());
         Ok(all.into_iter().collect())
     }
 }

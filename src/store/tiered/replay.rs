@@ -9,7 +9,7 @@ use super::{
     Core, LeftAlone,
     core::neighbours,
     counts::add,
-    entry::{Publication, What},
+    entry::{Entry, Publication, What},
     look::Patience,
     publish::{contended, holds, now_at},
     queue::Job,
@@ -46,29 +46,21 @@ impl Core {
     pub(super) async fn replay_all(self: Arc<Self>) {
         loop {
             self.health.up().await;
-            let job = self.queue.next().await;
-            let replayed = caller::on_behalf_of(job.caller.clone(), self.replay(&job));
-            let done = match replayed.await {
-                Ok(outcome) => self.finish(&job, outcome).await,
-                Err(e) => Err(e),
-            };
-            match done {
+            let job = self.updates.next().await;
+            let replayed = async { self.finish(&job, self.replay(&job.work).await?).await };
+            match caller::on_behalf_of(job.caller.clone(), replayed).await {
                 Ok(()) => add(&self.counts.replayed, 1),
-                Err(e) if e.is_temporary() => self.queue.put_back(&job),
-                Err(e) if e.kind == ErrorKind::Corrupt => {
-                    add(&self.counts.set_aside, 1);
-                    self.queue.damaged(&job, &e.to_string()).await;
-                }
                 Err(e) => {
-                    tracing::warn!(error = %e, "The remote store refuses an update; it is tried again");
-                    self.queue.refused(&job, e);
+                    if let Some(error) = self.updates.failed(&job, e).await {
+                        tracing::warn!(%error, "The remote store refuses an update; it is tried again");
+                    }
                 }
             }
         }
     }
 
-    async fn replay(self: &Arc<Self>, job: &Job) -> Result<Outcome> {
-        match &job.entry.what {
+    async fn replay(self: &Arc<Self>, entry: &Entry) -> Result<Outcome> {
+        match &entry.what {
             What::Record { key, bytes } => {
                 let asked = self.remote.records.write_record(key, bytes.clone());
                 let asked = self.health.ask("write record", asked).await;
@@ -98,13 +90,13 @@ impl Core {
     }
 
     /// Reports the result of an update, and removes it from the queue.
-    async fn finish(self: &Arc<Self>, job: &Job, outcome: Outcome) -> Result<()> {
+    async fn finish(self: &Arc<Self>, job: &Job<Entry>, outcome: Outcome) -> Result<()> {
         let Some((publication, tag)) = job
-            .entry
+            .work
             .publication()
             .and_then(|p| Some((p, p.tag.as_ref()?)))
         else {
-            return self.queue.done(job, None).await;
+            return self.updates.done(job, None).await;
         };
         let one = self.one(&publication.repo, Patience::Long);
         let _lock = self.tag_locks.lock(&one.tag_key(tag)).await;
@@ -119,7 +111,7 @@ impl Core {
             // Before it is removed from the queue: if the remote becomes unreachable just then, the front knows the result.
             one.keep(now, Some(tag)).await;
         }
-        self.queue.done(job, produced).await?;
+        self.updates.done(job, produced).await?;
         match outcome {
             Outcome::There | Outcome::Points(_) => {}
             Outcome::Merged(_) => {

@@ -59,7 +59,7 @@ impl One {
 
     /// What a tag stands for according to the queue; `None` if no update of it is queued.
     pub(super) async fn queued(&self, tag: &Tag) -> Result<Option<Resolved>> {
-        let Some(entry) = self.core.queue.newest(&self.tag_key(tag)) else {
+        let Some(entry) = self.core.updates.newest(&self.tag_key(tag)) else {
             return Ok(None);
         };
         let Some(Publication { manifest, .. }) = entry.publication() else {
@@ -176,7 +176,7 @@ impl One {
         if marked.is_leaving(digest) {
             return Ok(None);
         }
-        if !marked.has(digest) || self.core.unsent.contains(digest) {
+        if !marked.has(digest) || self.core.unsent.has(digest) {
             return Ok(found);
         }
         let asked = self.remote.store().stat(digest);
@@ -242,7 +242,7 @@ impl TagStore for One {
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
-        let queued = self.core.queue.newest(&self.tag_key(tag));
+        let queued = self.core.updates.newest(&self.tag_key(tag));
         if let Some(entry) = &queued
             && let Some(Publication { manifest, .. }) = entry.publication()
         {
@@ -295,7 +295,7 @@ impl TagStore for One {
         };
         let mut all: BTreeMap<Tag, Option<Time>> = listed.into_iter().collect();
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
-        for (key, _) in self.core.queue.below(&below) {
+        for (key, _) in self.core.updates.below(&below) {
             if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
                 // It is newer than the remote's tag.
                 all.insert(tag, None);
