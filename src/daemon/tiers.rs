@@ -127,7 +127,7 @@ async fn room_at(front: PathBuf, room: Room) -> Result<Room> {
             front_max_size = room.max_bytes,
             total,
             left_free = there.min_free_bytes,
-            "`front_max_size` is more than its file system has, so blobs leave it earlier"
+            "`front_max_size` exceeds the size of its file system, so blobs are evicted earlier"
         );
     }
     Ok(there)

@@ -19,7 +19,7 @@ pub(super) fn queue_full(what: &str) -> Error {
 /// Refuses further `what` of one caller, while others may still add some; `Full`.
 pub(super) fn over_share(what: &str) -> Error {
     let why = format!(
-        "too many {what} of this caller wait for the remote store; the rest of the queue is for others: push again when the store has taken some"
+        "too many {what} of this caller wait for the remote store; the rest of the queue is reserved for others: push again when the store has accepted some"
     );
     Error::new(ErrorKind::Full, OVER_SHARE, why)
 }

@@ -65,7 +65,7 @@ impl BacklogStatus {
         self.blobs + self.updates
     }
 
-    /// What keeps it waiting or is lost, in words without secrets; `None` where nothing is wrong.
+    /// Why it waits, and whether something is lost, in words without secrets; `None` if nothing is wrong.
     pub fn trouble(&self) -> Option<String> {
         let mut trouble = Vec::new();
         if !self.remote.up {
@@ -85,10 +85,10 @@ impl BacklogStatus {
 /// Ability: acknowledged items that are not in the remote yet can be inspected, and waited for.
 #[async_trait]
 pub trait Backlog: Send + Sync {
-    /// How it is now; asks nobody and answers at once.
+    /// The current state; answers at once, without a request to the remote.
     fn status(&self) -> BacklogStatus;
 
-    /// How the remote is now.
+    /// The current state of the remote.
     fn remote(&self) -> Reachable;
 
     /// Waits until the remote is up, or unreachable.

@@ -92,12 +92,12 @@ impl Core {
     ) -> Result<Self> {
         let writable = remote.untag().is_some();
         let Some(repositories) = remote.facts().repositories.clone().filter(|_| writable) else {
-            let why = "this kind of store cannot stand behind a daemon yet; use s3: or disk:";
+            let why = "this kind of store cannot be used behind a local cache directory; use s3: or disk:";
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
             return Err(refused.at(&remote.url().to_string(), ""));
         };
         if !remote.facts().is_verified {
-            let why = "the store behind must hash what is read from it";
+            let why = "the remote store must verify the digests of what is read from it";
             return Err(Error::new(ErrorKind::Invalid, "open", why));
         }
         let counts = Arc::new(Counts::default());
@@ -142,10 +142,9 @@ impl Core {
     }
 
     /// A repository in the form that an API server gets.
-    pub(super) fn repository(self: &Arc<Self>, name: &Repo) -> Repository {
-        let one = self.one(name, Patience::Long);
-        let records = self.records(Patience::Long);
-        Repository::new(name.clone(), one.clone(), one, records)
+    pub(super) fn repository(self: &Arc<Self>, name: &Repo, patience: Patience) -> Repository {
+        let one = self.one(name, patience);
+        Repository::new(name.clone(), one.clone(), one, self.records(patience))
     }
 
     /// Returns true if a prune of the remote has marked a blob.
@@ -201,7 +200,7 @@ impl Core {
                 updates,
                 blobs = blobs.count,
                 bytes = blobs.amount,
-                "Going on with what was not sent"
+                "Continuing with unsent data of an earlier process"
             );
         }
         Ok(())
@@ -218,12 +217,9 @@ impl Core {
         let digest = publication.manifest.digest;
         let near = self.front.repositories.repository(&publication.repo);
         let found = near.store().resolve(&Reference::Digest(digest)).await;
-        let manifest = match found {
-            Ok(Some(found)) => found.manifest,
-            Ok(None) => return Err(format!("manifest {digest} is not in front any more")),
-            Err(e) => return Err(e.to_string()),
-        };
-        Ok(self.around(entry, &manifest).await)
+        let gone = || format!("manifest {digest} is no longer in the local cache directory");
+        let found = found.map_err(|e| e.to_string())?.ok_or_else(gone)?;
+        Ok(self.around(entry, &found.manifest).await)
     }
 
     /// As [`Self::place`], with the given manifest.

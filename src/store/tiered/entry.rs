@@ -144,7 +144,7 @@ impl Entry {
     /// # Errors
     /// A message, for anything that is not exactly what [`Self::encode`] writes.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
         let (line, sum) = text.split_once('\n').ok_or("it ends too early")?;
         if sum.trim_end() != Sha256::of(line.as_bytes()).to_hex() {
             return Err("its checksum does not match".to_owned());
@@ -152,14 +152,14 @@ impl Entry {
         let line: Line = serde_json::from_str(line).map_err(|e| e.to_string())?;
         if line.version != VERSION {
             let version = line.version;
-            return Err(format!("it is of version {version}, another release's"));
+            return Err(format!("its version {version} belongs to another release"));
         }
         let what = match (line.publish, line.record) {
             (Some(p), None) => What::Publish(Publication {
-                repo: p.repo.parse().map_err(|_| "its repository has no name")?,
+                repo: p.repo.parse().map_err(|_| "its repository is invalid")?,
                 tag: p
                     .tag
-                    .map(|t| t.parse().map_err(|_| "its tag is none"))
+                    .map(|t| t.parse().map_err(|_| "its tag is invalid"))
                     .transpose()?,
                 manifest: p.manifest,
                 expect: p.expect,

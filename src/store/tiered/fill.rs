@@ -151,7 +151,7 @@ impl Fills {
 }
 
 impl Fill {
-    /// Reads all of it from the beginning, as it comes.
+    /// Reads all of it from the beginning, as it arrives.
     pub(super) async fn read(self: Arc<Self>) -> Result<Found> {
         let mut progress = self.progress.clone();
         loop {
@@ -188,7 +188,7 @@ impl Fill {
 }
 
 fn given_up(desc: &Descriptor) -> Error {
-    Error::new(ErrorKind::Unavailable, "get", "its download was given up").at("", desc.digest)
+    Error::new(ErrorKind::Unavailable, "get", "its download was aborted").at("", desc.digest)
 }
 
 struct Reader {
@@ -322,7 +322,7 @@ async fn download(
         progress.send_modify(|p| p.written = written);
     }
     if spool.written() != desc.size {
-        let why = "it has another size than its descriptor says";
+        let why = "its size differs from its descriptor";
         let e = Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest);
         return Err(Broken::Remote(e));
     }
@@ -334,7 +334,7 @@ type Readable = (Arc<File>, PathBuf);
 async fn create(dir: PathBuf, desc: Descriptor) -> Result<(SpoolWriter, Readable)> {
     task::blocking(move || {
         let spool = SpoolWriter::create_verified(&dir, desc.digest)?;
-        // A reader that got a part of it could not be redirected past a full disk.
+        // A reader that got a part of it could not be redirected to the remote if the disk were full.
         spool.reserve(desc.size)?;
         let path = spool.path().to_owned();
         let file =

@@ -123,7 +123,7 @@ impl Ledger {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "open",
-                format!("another daemon works in `{}`", dir.display()),
+                format!("another daemon uses `{}`", dir.display()),
             ));
         };
         let ledger = Self {
@@ -206,7 +206,7 @@ impl Ledger {
         let read = self
             .run(move |tree| tree.read("open", &file.key(), MAX_ENTRY_BYTES))
             .await?;
-        read.ok_or_else(|| Error::new(ErrorKind::Corrupt, "open", "it is gone"))
+        read.ok_or_else(|| Error::new(ErrorKind::Corrupt, "open", "it no longer exists"))
     }
 
     /// Moves a file out of the way, for an operator to examine.
@@ -227,7 +227,7 @@ impl Ledger {
             })
             .await;
         if let Err(error) = moved {
-            tracing::warn!(%error, "It stays where it is");
+            tracing::warn!(%error, "It could not be moved, and stays where it is");
         }
     }
 

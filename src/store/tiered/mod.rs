@@ -230,16 +230,11 @@ impl Tiered {
             may_go
         })
     }
-
-    fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
-        let one = self.core.one(name, patience);
-        Repository::new(name.clone(), one.clone(), one, self.core.records(patience))
-    }
 }
 
 impl Repositories for Tiered {
     fn repository(&self, name: &Repo) -> Repository {
-        self.repository_with(name, Patience::Long)
+        self.core.repository(name, Patience::Long)
     }
 
     fn records(&self) -> Arc<dyn Records> {
@@ -252,7 +247,7 @@ struct Hasty(Arc<Tiered>);
 
 impl Repositories for Hasty {
     fn repository(&self, name: &Repo) -> Repository {
-        self.0.repository_with(name, Patience::Short)
+        self.0.core.repository(name, Patience::Short)
     }
 
     fn records(&self) -> Arc<dyn Records> {

@@ -159,11 +159,9 @@ impl Records for TieredRecords {
             let found = core.front.records.read_record(key, limit).await;
             passed_by(found).flatten().is_some()
         };
-        let look = core.look("read record", self.patience, is_known, behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.read_record(key, limit).await,
-            found => found,
-        }
+        let front = core.front.records.read_record(key, limit);
+        core.look_or("read record", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
@@ -194,11 +192,10 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.list_records(&asked);
             behind.health.ask("list records", asked).await
         };
-        let look = core.look("list records", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.list_records(prefix).await?,
-            other => other?,
-        };
+        let front = core.front.records.list_records(prefix);
+        let listed = core
+            .look_or("list records", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeMap<String, Listed> =
             listed.into_iter().map(|l| (l.key.clone(), l)).collect();
         for (key, entry) in core.updates.below(prefix) {
@@ -227,11 +224,9 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.any_record(&asked);
             behind.health.ask("list records", asked).await
         };
-        let look = core.look("list records", self.patience, ready(true), behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.any_record(prefix).await,
-            found => found,
-        }
+        let front = core.front.records.any_record(prefix);
+        core.look_or("list records", self.patience, ready(true), behind, front)
+            .await
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {
@@ -241,11 +236,10 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.repositories();
             behind.health.ask("list", asked).await
         };
-        let look = core.look("list", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.repositories().await?,
-            other => other?,
-        };
+        let front = core.front.records.repositories();
+        let listed = core
+            .look_or("list", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeSet<Repo> = listed.into_iter().collect();
         all.extend(core.updates.repositories());
         Ok(all.into_iter().collect())

@@ -84,7 +84,7 @@ impl Core {
         read: impl Future<Output = Result<Option<T>>>,
     ) -> Result<()> {
         let read = self.health.ask(op, read).await.map_err(not_ours)?;
-        let why = "the remote store took it and does not have it";
+        let why = "the remote store accepted it but does not have it";
         let lost = || Error::new(ErrorKind::Unavailable, op, why).alone();
         read.map(drop).ok_or_else(lost)
     }
@@ -115,12 +115,12 @@ impl Core {
         match outcome {
             Outcome::There | Outcome::Points(_) => {}
             Outcome::Merged(_) => {
-                tracing::info!(repo = %one.name, %tag, "Tag was moved during the outage; both were merged");
+                tracing::info!(repo = %one.name, %tag, "Another writer changed the tag during the outage; both manifests were merged");
                 add(&self.counts.merged, 1);
             }
             Outcome::LeftAlone(theirs) => {
                 let (ours, theirs) = (publication.manifest.digest, theirs.digest);
-                tracing::warn!(repo = %one.name, %tag, %ours, %theirs, "Tag was moved during the outage; ours stays readable by its digest only");
+                tracing::warn!(repo = %one.name, %tag, %ours, %theirs, "Another writer changed the tag during the outage; our manifest stays readable by its digest only");
                 add(&self.counts.left_alone, 1);
                 self.recent.add(LeftAlone {
                     repo: one.name.clone(),
@@ -139,7 +139,7 @@ impl One {
         let digest = publication.manifest.digest;
         let ours = self.near.store().resolve(&digest.into()).await?;
         let Some(Resolved { manifest: ours, .. }) = ours else {
-            let why = "the manifest is not in front any more";
+            let why = "the manifest is no longer in the local cache directory";
             return Err(Error::new(ErrorKind::Corrupt, "publish", why).at("", digest));
         };
         let (children, _) = neighbours(&ours).await;
@@ -169,7 +169,7 @@ impl One {
             };
             // Whatever happens to the tag, the pusher may read the manifest by its digest.
             self.put(&ours, None, &Expect::Anything).await?;
-            let repository = core.repository(&self.name);
+            let repository = core.repository(&self.name, Patience::Long);
             let merged = core.moved.merge(&repository, tag, &ours, &theirs.manifest);
             let Some(merged) = merged.await else {
                 return Ok(Outcome::LeftAlone(theirs.manifest));

@@ -10,11 +10,15 @@ use super::{
     front::passed_by,
     queue::Job,
     unsent::{Blob, Trust},
+    uses::Pinned,
 };
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::error::{Error, ErrorKind, Result},
+    store::{
+        Body, Put,
+        error::{Error, ErrorKind, Result},
+    },
 };
 
 /// Concurrent checks of blobs.
@@ -64,14 +68,11 @@ impl Core {
         let check = blob.trust == Trust::Unknown || job.refusals > 0;
         match self.front.body(&desc, check).await {
             Ok(Some(body)) => {
-                let put = self.remote.store.put(&desc, &body);
-                self.health.send("put", put).await.map_err(not_ours)?;
-                add(&self.counts.sent_blobs, 1);
-                add(&self.counts.sent_bytes, blob.size);
+                self.put_behind(&desc, &body).await?;
             }
             // Its mark may have come back after a power failure, or the remote may have it from elsewhere.
             Ok(None) => {
-                let why = "it is no longer in front, or was damaged there";
+                let why = "it is no longer in the local cache directory, or was damaged there";
                 self.must_be_there(blob, why).await?;
             }
             Err(e) if e.kind == ErrorKind::Corrupt => self.must_be_there(blob, &e.message).await?,
@@ -80,6 +81,15 @@ impl Core {
         self.seen.insert(&blob.digest);
         self.unsent.sent(job).await;
         Ok(())
+    }
+
+    /// Sends a blob to the remote.
+    pub(super) async fn put_behind(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let put = self.remote.store.put(desc, body);
+        let put = self.health.send("put", put).await.map_err(not_ours)?;
+        add(&self.counts.sent_blobs, 1);
+        add(&self.counts.sent_bytes, desc.size);
+        Ok(put)
     }
 
     /// Gives up an acknowledged blob, unless the remote has it: its bytes in front were hashed and are damaged, or missing.
@@ -93,7 +103,7 @@ impl Core {
             return Ok(());
         }
         // Clients must be told that it does not exist.
-        passed_by(self.front.remove_damaged(&blob.digest).await);
+        passed_by(self.front.remove(&[blob.digest], Pinned::Too).await);
         Err(Error::new(ErrorKind::Corrupt, "put", why).at("", blob.digest))
     }
 
@@ -126,10 +136,10 @@ impl Core {
             self.seen.forget(&[digest]);
             let Some(size) = size else {
                 // A manifest may name missing blobs; its reader must cope (distribution spec, "Pushing manifests").
-                tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
+                tracing::debug!(%digest, "A manifest names a blob that is neither in the local cache directory nor in the remote store");
                 return Ok(());
             };
-            tracing::info!(%digest, "The remote store does not have a blob that is in front, and is sent it");
+            tracing::info!(%digest, "The remote store lacks a blob of the local cache directory, which is uploaded");
             let blob = Blob::new(digest, size, Trust::Unknown);
             self.unsent.add(blob, pin, None).await?;
         }
@@ -137,7 +147,7 @@ impl Core {
         if self.seen.contains(&digest) {
             return Ok(());
         }
-        let why = "it was damaged in front before the store behind had it; push it again";
+        let why = "it was damaged here before it was uploaded; push it again";
         Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest))
     }
 }

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Core, front::passed_by};
+use super::{Core, front::passed_by, uses::Pinned};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -18,7 +18,7 @@ use crate::{
 impl Core {
     fn sweeper(&self) -> Result<&dyn Sweep> {
         self.remote.store.sweep().map(|s| &**s).ok_or_else(|| {
-            let why = "the store behind cannot be swept";
+            let why = "the remote store cannot be swept";
             Error::new(ErrorKind::Unsupported, "sweep", why)
         })
     }
@@ -93,7 +93,7 @@ impl Sweep for Core {
         let asked = self.sweeper()?.remove(&digests, unless_newer_than);
         let removed = self.health.ask("remove", asked).await?;
         self.seen.forget(&digests);
-        passed_by(self.front.remove(&digests).await);
+        passed_by(self.front.remove(&digests, Pinned::Stay).await);
         Ok(removed)
     }
 

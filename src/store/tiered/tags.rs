@@ -95,12 +95,11 @@ impl One {
         let (one, asked) = (self.clone(), tag.clone());
         let behind = async move { one.resolve_behind(&asked).await };
         let is_known = async { self.known(tag).await.is_some() };
-        let look = self.core.look("resolve", self.patience, is_known, behind);
-        match look.await {
-            // A name that is not known here is a miss, so that a writer can create it.
-            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await),
-            found => found,
-        }
+        // A name that is not known here is a miss, so that a writer can create it.
+        let front = async { Ok(self.known(tag).await) };
+        self.core
+            .look_or("resolve", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn point_behind(&self, tag: &Tag) -> Result<Option<Pointer>> {
@@ -198,15 +197,11 @@ impl One {
             return Ok(Some(found));
         }
         let asked = self.remote.store().resolve(&reference);
-        match self.core.health.ask("resolve", asked).await {
-            Ok(found) => {
-                if let Some(found) = &found {
-                    self.keep(&found.manifest, None).await;
-                }
-                Ok(found)
-            }
-            Err(e) => Err(e),
+        let found = self.core.health.ask("resolve", asked).await?;
+        if let Some(found) = &found {
+            self.keep(&found.manifest, None).await;
         }
+        Ok(found)
     }
 }
 
@@ -257,12 +252,10 @@ impl TagStore for One {
         let (one, asked) = (self.clone(), tag.clone());
         let behind = async move { one.point_behind(&asked).await };
         let is_known = async { self.known(tag).await.is_some() };
-        let look = self.core.look("resolve", self.patience, is_known, behind);
-        match look.await {
-            // As for readers.
-            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await.map(Pointer::from)),
-            found => found,
-        }
+        let front = async { Ok(self.known(tag).await.map(Pointer::from)) };
+        self.core
+            .look_or("resolve", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn publish(
@@ -286,13 +279,11 @@ impl TagStore for One {
             let asked = one.remote.store().tags_dated(&below);
             one.core.health.ask("list tags", asked).await
         };
-        let look = self
+        let front = self.near.store().tags_dated(prefix);
+        let listed = self
             .core
-            .look("list tags", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => self.near.store().tags_dated(prefix).await?,
-            other => other?,
-        };
+            .look_or("list tags", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeMap<Tag, Option<Time>> = listed.into_iter().collect();
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
         for (key, _) in self.core.updates.below(&below) {
@@ -310,11 +301,10 @@ impl TagStore for One {
             let asked = one.remote.store().clock();
             one.core.health.ask("clock", asked).await
         };
-        let look = self.core.look("clock", self.patience, ready(true), behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => Ok(Time::now()),
-            other => other,
-        }
+        let front = async { Ok(Time::now()) };
+        self.core
+            .look_or("clock", self.patience, ready(true), behind, front)
+            .await
     }
 }
 

@@ -113,7 +113,7 @@ impl Queue<Blob> {
     pub(super) async fn sent(&self, job: &Job<Blob>) {
         if let Err(error) = self.ledger.remove(job.work.file(job.seq)).await {
             // It is checked again at the next start.
-            tracing::warn!(%error, digest = %job.work.digest, "Mark of a blob that was sent stays");
+            tracing::warn!(%error, digest = %job.work.digest, "The mark of a blob that was sent could not be removed");
         }
         self.remove(job);
     }
