@@ -17,10 +17,10 @@ use super::{
     queue::{Placed, Queue, Work},
     records::TieredRecords,
     seen::Seen,
-    tags::One,
+    tag_locks::TagLocks,
+    tags::TieredRepo,
     turns::Turns,
     unsent::{Blob, Trust},
-    wait::TagLocks,
 };
 use crate::{
     artifact::{Manifest, Reference, outline::Outline},
@@ -36,14 +36,12 @@ use crate::{
     task,
 };
 
-/// The remote store.
 pub(super) struct Remote {
     pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,
     pub(super) records: Arc<dyn Records>,
 }
 
-/// The shared state.
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) front: Front,
@@ -130,12 +128,14 @@ impl Core {
         Ok(core)
     }
 
-    /// A repository over both tiers.
-    pub(super) fn one(self: &Arc<Self>, name: &Repo, patience: Patience) -> Arc<One> {
-        Arc::new(One::new(self, name, patience))
+    pub(super) fn tiered_repo(
+        self: &Arc<Self>,
+        name: &Repo,
+        patience: Patience,
+    ) -> Arc<TieredRepo> {
+        Arc::new(TieredRepo::new(self, name, patience))
     }
 
-    /// Records over both tiers.
     pub(super) fn records(self: &Arc<Self>, patience: Patience) -> Arc<dyn Records> {
         let core = self.clone();
         Arc::new(TieredRecords { core, patience })
@@ -143,7 +143,7 @@ impl Core {
 
     /// A repository in the form that an API server gets.
     pub(super) fn repository(self: &Arc<Self>, name: &Repo, patience: Patience) -> Repository {
-        let one = self.one(name, patience);
+        let one = self.tiered_repo(name, patience);
         Repository::new(name.clone(), one.clone(), one, self.records(patience))
     }
 

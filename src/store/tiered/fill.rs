@@ -45,11 +45,9 @@ enum Phase {
     Missing,
     /// Bytes are arriving.
     Coming,
-    /// It is complete.
     Whole,
     /// The front cannot take it; the remote may be fine.
     NoRoom,
-    /// It failed.
     Failed(Arc<Error>),
 }
 
@@ -60,7 +58,6 @@ struct Progress {
     file: Option<(Arc<File>, PathBuf)>,
 }
 
-/// One download.
 pub(super) struct Fill {
     desc: Descriptor,
     progress: watch::Receiver<Progress>,
@@ -87,7 +84,6 @@ pub(super) enum Found {
     Missing,
     /// The front cannot take it.
     NoRoom,
-    /// The bytes.
     Stream(ByteStream),
 }
 

@@ -82,7 +82,6 @@ impl Room {
     }
 }
 
-/// The front.
 pub(super) struct Front {
     pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,

@@ -33,6 +33,7 @@ mod replay;
 mod seen;
 mod send;
 mod sweep;
+mod tag_locks;
 mod tags;
 #[cfg(test)]
 mod tests;
@@ -206,7 +207,7 @@ impl Tiered {
             hides: Some(self.core.clone()),
             ..Facts::of(remote.url().clone(), meet)
         };
-        let cli = self.core.one(&Repo::cli(), Patience::Long);
+        let cli = self.core.tiered_repo(&Repo::cli(), Patience::Long);
         let sweep = remote.sweep().map(|_| self.core.clone() as _);
         Store::new(cli.clone(), Some(cli), sweep, facts)
     }

@@ -7,7 +7,7 @@ use super::{
     counts::add,
     entry::{Entry, Expected, Publication, What},
     send::Look,
-    tags::{One, of_own_version},
+    tags::{TieredRepo, of_own_version},
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-impl One {
+impl TieredRepo {
     pub(super) async fn publish_or_queue(
         &self,
         manifest: &Manifest,

@@ -96,7 +96,6 @@ pub(super) struct Items<W: Work> {
     last: u64,
 }
 
-/// The queue.
 pub(super) struct Queue<W: Work> {
     pub(super) ledger: Ledger,
     pub(super) items: Mutex<Items<W>>,

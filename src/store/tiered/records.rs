@@ -94,7 +94,6 @@ impl Core {
     }
 }
 
-/// Records over both tiers.
 pub(super) struct TieredRecords {
     pub(super) core: Arc<Core>,
     pub(super) patience: Patience,

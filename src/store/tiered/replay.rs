@@ -14,7 +14,7 @@ use super::{
     publish::{contended, holds, now_at},
     queue::Job,
     send::{Look, not_ours},
-    tags::One,
+    tags::TieredRepo,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -70,7 +70,7 @@ impl Core {
                 Ok(Outcome::There)
             }
             What::Publish(publication) => {
-                let one = self.one(&publication.repo, Patience::Long);
+                let one = self.tiered_repo(&publication.repo, Patience::Long);
                 one.replay(self, publication).await
             }
         }
@@ -98,7 +98,7 @@ impl Core {
         else {
             return self.updates.done(job, None).await;
         };
-        let one = self.one(&publication.repo, Patience::Long);
+        let one = self.tiered_repo(&publication.repo, Patience::Long);
         let _lock = self.tag_locks.lock(&one.tag_key(tag)).await;
         let (now, produced) = match &outcome {
             Outcome::There => (None, None),
@@ -134,7 +134,7 @@ impl Core {
     }
 }
 
-impl One {
+impl TieredRepo {
     async fn replay(&self, core: &Arc<Core>, publication: &Publication) -> Result<Outcome> {
         let digest = publication.manifest.digest;
         let ours = self.near.store().resolve(&digest.into()).await?;

@@ -1,11 +1,11 @@
-//! One repository over both tiers: the store that an API server or a verb gets.
+//! TieredRepo repository over both tiers: the store that an API server or a verb gets.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{collections::BTreeMap, future::ready, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Core, entry::Publication, front::passed_by, look::Patience, wait::Turn};
+use super::{Core, entry::Publication, front::passed_by, look::Patience};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
@@ -32,9 +32,8 @@ pub(super) fn of_own_version(version: &Version) -> Option<Digest> {
     version.0.strip_prefix(OWN_VERSION)?.parse().ok()
 }
 
-/// A repository.
 #[derive(Clone)]
-pub(super) struct One {
+pub(super) struct TieredRepo {
     pub(super) core: Arc<Core>,
     pub(super) name: Repo,
     pub(super) near: Repository,
@@ -42,7 +41,7 @@ pub(super) struct One {
     patience: Patience,
 }
 
-impl One {
+impl TieredRepo {
     pub(super) fn new(core: &Arc<Core>, name: &Repo, patience: Patience) -> Self {
         Self {
             core: core.clone(),
@@ -118,11 +117,11 @@ impl One {
 
     /// What a tag stands for according to the remote; the answer is copied to the front.
     async fn resolve_behind(&self, tag: &Tag) -> Result<Option<Resolved>> {
-        let turn = self.core.tag_locks.turn(&self.tag_key(tag));
+        let writes = self.core.tag_locks.writes(&self.tag_key(tag));
         let reference = tag.clone().into();
         let asked = self.remote.store().resolve(&reference);
         let found = self.core.health.ask("resolve", asked).await?;
-        self.take_on(tag, found.as_ref(), turn).await;
+        self.take_on(tag, found.as_ref(), writes).await;
         self.was_read(tag, found.as_ref().map(|r| &r.manifest.digest));
         Ok(found)
     }
@@ -135,14 +134,14 @@ impl One {
     }
 
     /// Copies the remote's answer about a tag to the front, unless the tag was written since.
-    async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
+    async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, writes: u64) {
         let known = unwatched(self.known(tag)).await;
         let known = known.map(|r| r.manifest.digest);
         if known == found.map(|r| r.manifest.digest) {
             return;
         }
         let key = self.tag_key(tag);
-        let Some(_lock) = self.core.tag_locks.if_still(&key, turn) else {
+        let Some(_lock) = self.core.tag_locks.if_still(&key, writes) else {
             return;
         };
         match found {
@@ -212,7 +211,7 @@ pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
 }
 
 #[async_trait]
-impl BlobStore for One {
+impl BlobStore for TieredRepo {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
         let found = self.core.stat(digest, self.patience).await?;
         self.unless_swept(digest, found).await
@@ -228,7 +227,7 @@ impl BlobStore for One {
 }
 
 #[async_trait]
-impl TagStore for One {
+impl TagStore for TieredRepo {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         match reference {
             Reference::Tag(tag) => self.resolve_tag(tag).await,
@@ -309,7 +308,7 @@ impl TagStore for One {
 }
 
 #[async_trait]
-impl Untag for One {
+impl Untag for TieredRepo {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         let key = self.tag_key(tag);
         let away = |e: Error| {
