@@ -248,6 +248,29 @@ mod tests {
         }
     }
 
+    /// What an earlier daemon has left must be read, and what this one writes by an earlier one.
+    #[test]
+    fn entries_are_stored_as_ever() {
+        let d = Digest::sha256_of(b"x");
+        let manifest = format!(r#"{{"digest":"{d}","mediaType":"a/b","size":7}}"#);
+        let lines = [
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":"absent"}"#,
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":{"digest":"D"}}"#,
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":{"version":"\"etag\""}}"#,
+            r#""publish":{"repo":"team/app","manifest":M,"expect":"absent"}"#,
+            r#""record":{"key":"r/cachectl/parts/t/F","bytes":"AP97fQ=="}"#,
+        ];
+        for (mut entry, line) in entries().into_iter().zip(lines) {
+            entry.at.secs = 1_790_000_000;
+            let line = line.replace('M', &manifest).replace('D', &d.to_string());
+            let line = line.replace('F', &keys::flat(&d));
+            let line = format!(r#"{{"version":1,"at":1790000000,{line}}}"#);
+            let file = format!("{line}\n{}\n", Sha256::of(line.as_bytes()));
+            assert_eq!(String::from_utf8(entry.encode()).unwrap(), file);
+            assert_eq!(Entry::decode(file.as_bytes()), Ok(entry));
+        }
+    }
+
     #[test]
     fn a_changed_or_cut_entry_is_refused() {
         for entry in entries() {
