@@ -20,8 +20,7 @@ use crate::support::{
     servers::{Minio, S3Server, free_port},
 };
 
-const UNREACHABLE: &str =
-    "The remote store is unreachable; the local folder answers, and keeps what is written for it";
+const UNREACHABLE: &str = "The remote store is unreachable; the local cache directory serves reads and keeps writes for it";
 const BACK: &str = "The remote store is back";
 
 /// A daemon with a folder in front of a server, which is stopped and goes on.

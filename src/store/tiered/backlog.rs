@@ -65,7 +65,7 @@ impl BacklogStatus {
         self.blobs + self.updates
     }
 
-    /// What keeps it waiting or is lost, in words without secrets; `None` where nothing is wrong.
+    /// Why it waits, and whether something is lost, in words without secrets; `None` if nothing is wrong.
     pub fn trouble(&self) -> Option<String> {
         let mut trouble = Vec::new();
         if !self.remote.up {
@@ -85,10 +85,10 @@ impl BacklogStatus {
 /// Ability: acknowledged items that are not in the remote yet can be inspected, and waited for.
 #[async_trait]
 pub trait Backlog: Send + Sync {
-    /// How it is now; asks nobody and answers at once.
+    /// The current state; answers at once, without a request to the remote.
     fn status(&self) -> BacklogStatus;
 
-    /// How the remote is now.
+    /// The current state of the remote.
     fn remote(&self) -> Reachable;
 
     /// Waits until the remote is up, or unreachable.
@@ -125,19 +125,24 @@ fn age(since: Time) -> Duration {
 impl Backlog for Core {
     fn status(&self) -> BacklogStatus {
         let unsent = self.unsent.left();
-        let (updates, oldest) = self.queue.left();
+        let updates = self.updates.left();
         BacklogStatus {
             mode: self.settings.mode,
             remote: self.health.now(),
-            blobs: unsent.blobs,
-            bytes: unsent.bytes,
-            updates,
+            blobs: unsent.count,
+            bytes: unsent.amount,
+            updates: updates.count,
             refused: self
-                .queue
+                .updates
                 .why()
                 .or_else(|| self.unsent.why())
                 .map(|e| e.to_string()),
-            oldest: unsent.oldest.into_iter().chain(oldest).min().map(age),
+            oldest: unsent
+                .oldest
+                .into_iter()
+                .chain(updates.oldest)
+                .min()
+                .map(age),
             front_bytes: self.front.uses.bytes(),
             front_max_bytes: self.front.room.max_bytes,
             set_aside: self.ledger.aside(),
@@ -157,10 +162,10 @@ impl Backlog for Core {
     async fn flush(&self, deadline: Instant) -> BacklogStatus {
         self.health.hurry();
         self.unsent.hurry();
-        self.queue.hurry();
+        self.updates.hurry();
         let all = async {
             // Updates first: a replay may mark blobs.
-            self.queue.empty().await;
+            self.updates.empty().await;
             self.unsent.empty().await;
         };
         // The result is what is left then.

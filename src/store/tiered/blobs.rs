@@ -2,7 +2,14 @@
 
 use std::{ops::Range, sync::Arc};
 
-use super::{Core, counts::add, fill::Found, front::passed_by, look::Patience, unsent::Bytes};
+use super::{
+    Core,
+    counts::add,
+    fill::Found,
+    front::passed_by,
+    look::Patience,
+    unsent::{Blob, Trust},
+};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -112,35 +119,15 @@ impl Core {
         Ok(done)
     }
 
-    /// The mark is written after the bytes: before it exists nothing has been acknowledged, and without it nothing may be
-    /// removed.
     async fn put_back(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let digest = &desc.digest;
-        let pin = self.front.uses.pin(digest).await;
-        let kept = match self.unsent.reserve(digest, desc.size) {
-            Ok(share) => match self.front.put(desc, body).await {
-                Ok(Put::Existed) if self.seen.contains(digest) && !self.is_marked(digest) => {
-                    return Ok(Put::Existed);
-                }
-                Ok(done) => {
-                    let size = desc.size;
-                    let marked = self.unsent.add(digest, size, Bytes::New, pin, share);
-                    marked.await.map(|()| done)
-                }
-                // An error of the body.
-                Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => {
-                    return Err(e);
-                }
-                Err(e) => Err(e),
-            },
-            Err(e) => Err(e),
-        };
-        match kept {
+        match self.keep_and_mark(desc, body).await {
             Ok(done) => Ok(done),
+            // An error of the body.
+            Err(e) if matches!(e.kind, ErrorKind::Corrupt | ErrorKind::Invalid) => Err(e),
             Err(e) => {
                 // A caller that has used up its share would fill the log.
                 if e.op != OVER_SHARE {
-                    tracing::warn!(error = %e, "The front does not take a blob, so the store behind must");
+                    tracing::warn!(error = %e, "The local cache directory does not accept a blob, which is sent to the remote store instead");
                 }
                 // The front's error is more informative than that the remote is unreachable.
                 self.put_through(desc, body)
@@ -148,5 +135,20 @@ impl Core {
                     .map_err(|other| if other.is_temporary() { e } else { other })
             }
         }
+    }
+
+    /// The mark is written after the bytes: before it exists nothing has been acknowledged, and without it nothing may be
+    /// removed.
+    async fn keep_and_mark(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let digest = &desc.digest;
+        let pin = self.front.uses.pin(digest).await;
+        let share = self.unsent.reserve(digest, desc.size)?;
+        let done = self.front.put(desc, body).await?;
+        let is_sent = done == Put::Existed && self.seen.contains(digest);
+        if !is_sent || self.is_marked(digest) {
+            let blob = Blob::new(*digest, desc.size, Trust::Hashed);
+            self.unsent.add(blob, pin, share).await?;
+        }
+        Ok(done)
     }
 }

@@ -7,20 +7,20 @@ use tokio::sync::{RwLock, Semaphore};
 use super::{
     Mode, Moved, Settings,
     backlog::Recent,
-    counts::{Counts, add},
+    counts::Counts,
     entry::Entry,
     fill::Fills,
     front::Front,
     health::Health,
-    ledger::Ledger,
+    ledger::{File, Ledger},
     look::{MAX_LEFT, Patience},
-    queue::{Placed, Queue},
+    queue::{Placed, Queue, Work},
     records::TieredRecords,
     seen::Seen,
-    tags::One,
+    tag_locks::TagLocks,
+    tags::TieredRepo,
     turns::Turns,
-    unsent::Unsent,
-    wait::TagLocks,
+    unsent::{Blob, Trust},
 };
 use crate::{
     artifact::{Manifest, Reference, outline::Outline},
@@ -35,22 +35,20 @@ use crate::{
     task,
 };
 
-/// The remote store.
 pub(super) struct Remote {
     pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,
     pub(super) records: Arc<dyn Records>,
 }
 
-/// The shared state.
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) front: Front,
     pub(super) remote: Remote,
     pub(super) health: Arc<Health>,
     pub(super) seen: Seen,
-    pub(super) unsent: Unsent,
-    pub(super) queue: Queue,
+    pub(super) unsent: Queue<Blob>,
+    pub(super) updates: Queue<Entry>,
     pub(super) ledger: Ledger,
     pub(super) fills: Arc<Fills>,
     /// Slots for requests to the remote that continue although nobody waits for them.
@@ -91,12 +89,12 @@ impl Core {
     ) -> Result<Self> {
         let writable = remote.untag().is_some();
         let Some(repositories) = remote.facts().repositories.clone().filter(|_| writable) else {
-            let why = "this kind of store cannot stand behind a daemon yet; use s3: or disk:";
+            let why = "this kind of store cannot be used behind a local cache directory; use s3: or disk:";
             let refused = Error::new(ErrorKind::Unsupported, "open", why);
             return Err(refused.at(&remote.url().to_string(), ""));
         };
         if !remote.facts().is_verified {
-            let why = "the store behind must hash what is read from it";
+            let why = "the remote store must verify the digests of what is read from it";
             return Err(Error::new(ErrorKind::Invalid, "open", why));
         }
         let counts = Arc::new(Counts::default());
@@ -111,8 +109,8 @@ impl Core {
             },
             seen: Seen::new(health.clone()),
             health,
-            unsent: Unsent::new(ledger.clone(), settings.room.max_bytes),
-            queue: Queue::new(ledger.clone(), settings.max_queued),
+            unsent: Queue::new(ledger.clone(), settings.room.max_bytes),
+            updates: Queue::new(ledger.clone(), settings.max_queued as u64),
             ledger,
             fills: Arc::new(Fills::new(settings.fills)),
             looks: Arc::new(Semaphore::new(MAX_LEFT)),
@@ -129,22 +127,23 @@ impl Core {
         Ok(core)
     }
 
-    /// A repository over both tiers.
-    pub(super) fn one(self: &Arc<Self>, name: &Repo, patience: Patience) -> Arc<One> {
-        Arc::new(One::new(self, name, patience))
+    pub(super) fn tiered_repo(
+        self: &Arc<Self>,
+        name: &Repo,
+        patience: Patience,
+    ) -> Arc<TieredRepo> {
+        Arc::new(TieredRepo::new(self, name, patience))
     }
 
-    /// Records over both tiers.
     pub(super) fn records(self: &Arc<Self>, patience: Patience) -> Arc<dyn Records> {
         let core = self.clone();
         Arc::new(TieredRecords { core, patience })
     }
 
     /// A repository in the form that an API server gets.
-    pub(super) fn repository(self: &Arc<Self>, name: &Repo) -> Repository {
-        let one = self.one(name, Patience::Long);
-        let records = self.records(Patience::Long);
-        Repository::new(name.clone(), one.clone(), one, records)
+    pub(super) fn repository(self: &Arc<Self>, name: &Repo, patience: Patience) -> Repository {
+        let one = self.tiered_repo(name, patience);
+        Repository::new(name.clone(), one.clone(), one, self.records(patience))
     }
 
     /// Returns true if a prune of the remote has marked a blob.
@@ -157,36 +156,50 @@ impl Core {
         self.settings.mode == Mode::WriteBack
     }
 
+    /// Waits until no work with one of these keys is left in `queue`.
+    ///
+    /// # Errors
+    /// Why the remote refuses such work; a temporary error as soon as the remote is known to be unreachable.
+    pub(super) async fn settled<W: Work>(
+        &self,
+        op: &'static str,
+        queue: &Queue<W>,
+        keys: &[W::Key],
+    ) -> Result<()> {
+        tokio::select! {
+            settled = queue.settled(keys) => settled,
+            () = self.health.lost() => Err(self.health.away(op)),
+        }
+    }
+
     /// Continues with the items that an earlier process left. Unreadable ones are set aside, and do not block the rest.
     async fn read_back(&self) -> Result<()> {
-        for mark in self.ledger.marks().await? {
-            let pin = self.front.uses.pin(&mark.digest).await;
-            self.unsent.take_over(&mark.digest, mark.size, mark.at, pin);
-        }
-        let mut queued = 0;
-        for seq in self.ledger.entries().await? {
-            let read = async {
-                let bytes = self.ledger.read(seq).await.map_err(|e| e.to_string())?;
-                self.place(Entry::decode(&bytes)?).await
-            };
-            match read.await {
-                Ok(placed) => {
-                    self.queue.take_over(seq, placed);
-                    queued += 1;
+        for (file, at) in self.ledger.files().await? {
+            match file {
+                File::Mark { digest, size } => {
+                    let blob = Blob::new(digest, size, Trust::Unknown);
+                    let pin = self.front.uses.pin(&digest).await;
+                    self.unsent.take_over(None, at, Placed::pinned(blob, pin));
                 }
-                Err(why) => {
-                    self.ledger.set_entry_aside(seq, &why).await;
-                    add(&self.counts.set_aside, 1);
+                File::Entry(seq) => {
+                    let read = async {
+                        let bytes = self.ledger.read(file).await.map_err(|e| e.to_string())?;
+                        self.place(Entry::decode(&bytes)?).await
+                    };
+                    match read.await {
+                        Ok(placed) => self.updates.take_over(Some(seq), placed.work.at, placed),
+                        Err(why) => self.ledger.set_aside(file, &why).await,
+                    }
                 }
             }
         }
-        let left = self.unsent.left();
-        if queued > 0 || left.blobs > 0 {
+        let (blobs, updates) = (self.unsent.left(), self.updates.left().count);
+        if updates > 0 || blobs.count > 0 {
             tracing::info!(
-                updates = queued,
-                blobs = left.blobs,
-                bytes = left.bytes,
-                "Going on with what was not sent"
+                updates,
+                blobs = blobs.count,
+                bytes = blobs.amount,
+                "Continuing with unsent data of an earlier process"
             );
         }
         Ok(())
@@ -196,33 +209,25 @@ impl Core {
     ///
     /// # Errors
     /// A message, if its manifest is not in front.
-    async fn place(&self, entry: Entry) -> std::result::Result<Placed, String> {
+    async fn place(&self, entry: Entry) -> std::result::Result<Placed<Entry>, String> {
         let Some(publication) = entry.publication() else {
             return Ok(Placed::alone(entry));
         };
         let digest = publication.manifest.digest;
         let near = self.front.repositories.repository(&publication.repo);
         let found = near.store().resolve(&Reference::Digest(digest)).await;
-        let manifest = match found {
-            Ok(Some(found)) => found.manifest,
-            Ok(None) => return Err(format!("manifest {digest} is not in front any more")),
-            Err(e) => return Err(e.to_string()),
-        };
-        Ok(self.around(entry, &manifest).await)
+        let gone = || format!("manifest {digest} is no longer in the local cache directory");
+        let found = found.map_err(|e| e.to_string())?.ok_or_else(gone)?;
+        Ok(self.around(entry, &found.manifest).await)
     }
 
     /// As [`Self::place`], with the given manifest.
-    pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed {
+    pub(super) async fn around(&self, entry: Entry, manifest: &Manifest) -> Placed<Entry> {
         let (children, subject) = neighbours(manifest).await;
         let mut pins = vec![self.front.uses.pin(&manifest.digest).await];
         for child in &children {
             pins.push(self.front.uses.pin(child).await);
         }
-        Placed {
-            entry,
-            subject,
-            children,
-            pins,
-        }
+        Placed::around(entry, subject.as_ref(), &children, pins)
     }
 }

@@ -54,8 +54,6 @@ numbers! {
     merged,
     /// Tags that another writer had changed meanwhile, and that were left unchanged.
     left_alone,
-    /// Entries or blobs that could not be read back, and were set aside.
-    set_aside,
 }
 
 pub(super) fn add(count: &AtomicU64, n: u64) {

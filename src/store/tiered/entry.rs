@@ -144,7 +144,7 @@ impl Entry {
     /// # Errors
     /// A message, for anything that is not exactly what [`Self::encode`] writes.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is no text")?;
+        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text")?;
         let (line, sum) = text.split_once('\n').ok_or("it ends too early")?;
         if sum.trim_end() != Sha256::of(line.as_bytes()).to_hex() {
             return Err("its checksum does not match".to_owned());
@@ -152,14 +152,14 @@ impl Entry {
         let line: Line = serde_json::from_str(line).map_err(|e| e.to_string())?;
         if line.version != VERSION {
             let version = line.version;
-            return Err(format!("it is of version {version}, another release's"));
+            return Err(format!("its version {version} belongs to another release"));
         }
         let what = match (line.publish, line.record) {
             (Some(p), None) => What::Publish(Publication {
-                repo: p.repo.parse().map_err(|_| "its repository has no name")?,
+                repo: p.repo.parse().map_err(|_| "its repository is invalid")?,
                 tag: p
                     .tag
-                    .map(|t| t.parse().map_err(|_| "its tag is none"))
+                    .map(|t| t.parse().map_err(|_| "its tag is invalid"))
                     .transpose()?,
                 manifest: p.manifest,
                 expect: p.expect,
@@ -245,6 +245,29 @@ mod tests {
     fn entries_round_trip() {
         for entry in entries() {
             assert_eq!(Entry::decode(&entry.encode()), Ok(entry));
+        }
+    }
+
+    /// What an earlier daemon has left must be read, and what this one writes by an earlier one.
+    #[test]
+    fn entries_are_stored_as_ever() {
+        let d = Digest::sha256_of(b"x");
+        let manifest = format!(r#"{{"digest":"{d}","mediaType":"a/b","size":7}}"#);
+        let lines = [
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":"absent"}"#,
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":{"digest":"D"}}"#,
+            r#""publish":{"repo":"team/app","tag":"v1","manifest":M,"expect":{"version":"\"etag\""}}"#,
+            r#""publish":{"repo":"team/app","manifest":M,"expect":"absent"}"#,
+            r#""record":{"key":"r/cachectl/parts/t/F","bytes":"AP97fQ=="}"#,
+        ];
+        for (mut entry, line) in entries().into_iter().zip(lines) {
+            entry.at.secs = 1_790_000_000;
+            let line = line.replace('M', &manifest).replace('D', &d.to_string());
+            let line = line.replace('F', &keys::flat(&d));
+            let line = format!(r#"{{"version":1,"at":1790000000,{line}}}"#);
+            let file = format!("{line}\n{}\n", Sha256::of(line.as_bytes()));
+            assert_eq!(String::from_utf8(entry.encode()).unwrap(), file);
+            assert_eq!(Entry::decode(file.as_bytes()), Ok(entry));
         }
     }
 

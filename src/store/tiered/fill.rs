@@ -45,11 +45,9 @@ enum Phase {
     Missing,
     /// Bytes are arriving.
     Coming,
-    /// It is complete.
     Whole,
     /// The front cannot take it; the remote may be fine.
     NoRoom,
-    /// It failed.
     Failed(Arc<Error>),
 }
 
@@ -60,7 +58,6 @@ struct Progress {
     file: Option<(Arc<File>, PathBuf)>,
 }
 
-/// One download.
 pub(super) struct Fill {
     desc: Descriptor,
     progress: watch::Receiver<Progress>,
@@ -87,7 +84,6 @@ pub(super) enum Found {
     Missing,
     /// The front cannot take it.
     NoRoom,
-    /// The bytes.
     Stream(ByteStream),
 }
 
@@ -151,7 +147,7 @@ impl Fills {
 }
 
 impl Fill {
-    /// Reads all of it from the beginning, as it comes.
+    /// Reads all of it from the beginning, as it arrives.
     pub(super) async fn read(self: Arc<Self>) -> Result<Found> {
         let mut progress = self.progress.clone();
         loop {
@@ -188,7 +184,7 @@ impl Fill {
 }
 
 fn given_up(desc: &Descriptor) -> Error {
-    Error::new(ErrorKind::Unavailable, "get", "its download was given up").at("", desc.digest)
+    Error::new(ErrorKind::Unavailable, "get", "its download was aborted").at("", desc.digest)
 }
 
 struct Reader {
@@ -322,7 +318,7 @@ async fn download(
         progress.send_modify(|p| p.written = written);
     }
     if spool.written() != desc.size {
-        let why = "it has another size than its descriptor says";
+        let why = "its size differs from its descriptor";
         let e = Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest);
         return Err(Broken::Remote(e));
     }
@@ -334,7 +330,7 @@ type Readable = (Arc<File>, PathBuf);
 async fn create(dir: PathBuf, desc: Descriptor) -> Result<(SpoolWriter, Readable)> {
     task::blocking(move || {
         let spool = SpoolWriter::create_verified(&dir, desc.digest)?;
-        // A reader that got a part of it could not be redirected past a full disk.
+        // A reader that got a part of it could not be redirected to the remote if the disk were full.
         spool.reserve(desc.size)?;
         let path = spool.path().to_owned();
         let file =

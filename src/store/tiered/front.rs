@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io::{Read as _, Seek as _},
     ops::Range,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -16,7 +17,7 @@ use tokio::sync::{Mutex, Notify, OnceCell};
 
 use super::{
     counts::Counts,
-    uses::{Candidate, Pinned, Uses},
+    uses::{Pinned, Uses},
 };
 use crate::{
     artifact::Descriptor,
@@ -80,7 +81,6 @@ impl Room {
     }
 }
 
-/// The front.
 pub(super) struct Front {
     pub(super) store: Store,
     pub(super) repositories: Arc<dyn Repositories>,
@@ -100,9 +100,9 @@ pub(super) struct Front {
     full: Notify,
 }
 
-/// Ignores a failure of the front, which is only an optimization.
+/// Ignores a failure of the front, since the remote store can do without it.
 pub(super) fn passed_by<T>(done: Result<T>) -> Option<T> {
-    done.inspect_err(|error| tracing::warn!(%error, "The store in front is passed by"))
+    done.inspect_err(|error| tracing::warn!(%error, "Bypassing the local cache directory"))
         .ok()
 }
 
@@ -115,16 +115,16 @@ impl Front {
         let refused = |why: &str| Error::new(ErrorKind::Invalid, "open", why);
         let facts = near.facts();
         let StoreUrl::Disk(root) = &facts.url else {
-            return Err(refused("only a disk: store can stand in front of another"));
+            return Err(refused("the local cache directory must be a disk: store"));
         };
         let (Some(repositories), Some(sweep), Some(spool_dir)) =
             (&facts.repositories, near.sweep(), &facts.spool_dir)
         else {
-            return Err(refused("the store in front must be writable"));
+            return Err(refused("the local cache directory must be writable"));
         };
         if room.max_bytes == 0 || !(room.low_water > 0.0 && room.low_water <= 1.0) {
             return Err(refused(
-                "the front needs room: some bytes, and a low water mark over 0 up to 1",
+                "the local cache directory needs a size over 0, and a low water mark over 0 and up to 1",
             ));
         }
         Ok(Self {
@@ -202,17 +202,8 @@ impl Front {
         task::blocking(move || body(&from, &dir, &desc, check)).await
     }
 
-    /// Removes blobs that are not needed in front.
-    pub(super) async fn remove(&self, digests: &[Digest]) -> Result<()> {
-        self.remove_all(digests, Pinned::Stay).await
-    }
-
-    /// Removes a damaged blob, even if it is needed: a client that pushes it again must not find it there.
-    pub(super) async fn remove_damaged(&self, digest: &Digest) -> Result<()> {
-        self.remove_all(&[*digest], Pinned::Too).await
-    }
-
-    async fn remove_all(&self, digests: &[Digest], pinned: Pinned) -> Result<()> {
+    /// Removes blobs from the front.
+    pub(super) async fn remove(&self, digests: &[Digest], pinned: Pinned) -> Result<()> {
         for some in digests.chunks(CLAIM) {
             let claim = self.uses.claim_all(some, pinned);
             self.sweep.remove(&claim.digests(), FOR_EVER).await?;
@@ -255,7 +246,7 @@ impl Front {
                     tracing::warn!(
                         free,
                         left_free,
-                        "Blobs leave the folder in front, since its file system is nearly full"
+                        "The file system of the local cache directory is nearly full; blobs are evicted"
                     );
                 }
                 let slack = self.room.min_free_bytes / 8;
@@ -286,7 +277,7 @@ impl Front {
         let _alone = self.one_at_a_time.lock().await;
         let candidates = self.uses.candidates();
         let mut left = bytes;
-        for some in batches(&candidates) {
+        for some in candidates.chunks(CLAIM) {
             if left == 0 {
                 break;
             }
@@ -357,10 +348,6 @@ const FOR_EVER: Time = Time {
     nanos: 0,
 };
 
-fn batches(candidates: &[Candidate]) -> impl Iterator<Item = &[Candidate]> {
-    candidates.chunks(CLAIM)
-}
-
 fn body(from: &Path, dir: &Path, desc: &Descriptor, check: bool) -> Result<Option<Body>> {
     let io = |e: fs::Error| Error::io("read", e);
     let opened = File::open(from).map_err(|e| fs::Error::new("open", from, e));
@@ -377,14 +364,10 @@ fn body(from: &Path, dir: &Path, desc: &Descriptor, check: bool) -> Result<Optio
         return Ok(Some(Body::Spool(Arc::new(spool))));
     }
     let mut spool = SpoolWriter::create(dir)?;
-    rewind(&mut file).map_err(|e| io(fs::Error::new("read", from, e)))?;
+    file.rewind()
+        .map_err(|e| io(fs::Error::new("read", from, e)))?;
     std::io::copy(&mut file, &mut spool).map_err(|e| io(fs::Error::new("copy", from, e)))?;
     Ok(Some(Body::Spool(Arc::new(spool.finish()))))
-}
-
-fn rewind(file: &mut File) -> std::io::Result<()> {
-    use std::io::Seek as _;
-    file.rewind()
 }
 
 /// Another name of the blob's file, which the caller must remove; `None` if the file system does not support hard links.
@@ -406,7 +389,6 @@ fn link(from: &Path, dir: &Path) -> Option<PathBuf> {
 }
 
 fn verify(file: &mut File, path: &Path, desc: &Descriptor) -> Result<()> {
-    use std::io::Read as _;
     let mut hasher: Hasher = desc.digest.hasher();
     let (mut buf, mut size) = (vec![0; PIECE_BYTES], 0);
     loop {
@@ -422,6 +404,6 @@ fn verify(file: &mut File, path: &Path, desc: &Descriptor) -> Result<()> {
     if size == desc.size && hasher.finish() == desc.digest {
         return Ok(());
     }
-    let message = "its bytes in front are not what the digest says";
+    let message = "its bytes in the local cache directory do not match the digest";
     Err(Error::new(ErrorKind::Corrupt, "read", message).at("", desc.digest))
 }

@@ -191,7 +191,7 @@ impl Health {
             return Err(if answers { e } else { self.away(e.op) });
         }
         if answers {
-            tracing::warn!(error = %e, "The remote store fails this request and answers others");
+            tracing::warn!(error = %e, "The remote store fails this request but answers others");
             return Err(e.alone());
         }
         Err(e)
@@ -205,11 +205,14 @@ impl Health {
         }
     }
 
+    async fn until(&self, check: impl FnMut(&State) -> bool) {
+        // The sender is ours, so it cannot be gone.
+        let _ = self.state.subscribe().wait_for(check).await;
+    }
+
     /// Waits until requests are currently useless: one has waited too long without any answer, or the remote is unreachable.
     pub(super) async fn is_doubted(&self) {
-        let mut state = self.state.subscribe();
-        // The sender is ours, so it cannot be gone.
-        let _ = state.wait_for(|s| s.doubted || s.away.is_some()).await;
+        self.until(|s| s.doubted || s.away.is_some()).await;
     }
 
     /// The error if the remote has not answered in time.
@@ -217,7 +220,7 @@ impl Health {
         if !self.is_up() {
             return self.away(op);
         }
-        let message = "no answer yet; it is still being asked";
+        let message = "no answer yet; the request is still in progress";
         Error::new(ErrorKind::Timeout, op, message)
             .unheard()
             .at(&self.store, "")
@@ -285,7 +288,7 @@ impl Health {
             if state.away.is_some() || state.outages != outages {
                 return false;
             }
-            tracing::warn!(store = %self.store, error = %e, "The remote store is unreachable; the local folder answers, and keeps what is written for it");
+            tracing::warn!(store = %self.store, error = %e, "The remote store is unreachable; the local cache directory serves reads and keeps writes for it");
             if state.since.elapsed() >= STEADY {
                 state.pauses = 0;
             }
@@ -299,9 +302,7 @@ impl Health {
 
     /// Waits until it is up, confirmed by a probe.
     pub(super) async fn up(&self) {
-        let mut state = self.state.subscribe();
-        // The sender is ours, so it cannot be gone.
-        let _ = state.wait_for(|s| s.away.is_none() && s.proven).await;
+        self.until(|s| s.away.is_none() && s.proven).await;
     }
 
     /// A value that changes when it becomes unreachable, and when it is back.
@@ -317,9 +318,7 @@ impl Health {
 
     /// Waits until it is up, or unreachable.
     pub(super) async fn turned(&self, up: bool) {
-        let mut state = self.state.subscribe();
-        // The sender is ours, so it cannot be gone.
-        let _ = state.wait_for(|s| s.away.is_none() == up).await;
+        self.until(|s| s.away.is_none() == up).await;
     }
 
     /// Probes at once.
@@ -344,8 +343,7 @@ impl Health {
             let failed = match answer {
                 Ok(Ok(None)) => None,
                 Ok(Ok(Some(_))) => {
-                    let message =
-                        "it has a record that nobody wrote: something else answers in its place";
+                    let message = "it returned a record that nobody wrote: another server answers in its place";
                     Some(Error::new(ErrorKind::Unavailable, "probe", message))
                 }
                 Ok(Err(e)) => Some(e),

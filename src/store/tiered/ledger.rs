@@ -27,6 +27,7 @@ use crate::{
     store::{
         error::{Error, ErrorKind, Result},
         keys,
+        records::Listed,
         tree::{
             Tree,
             gate::{self, Entry},
@@ -43,13 +44,42 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Longest entry that is read, in bytes.
 const MAX_ENTRY_BYTES: u64 = 64 << 10;
 
-/// A marked blob.
+/// A file of the ledger: something that was acknowledged and that the remote does not have yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Marked {
-    pub(super) digest: Digest,
-    pub(super) size: u64,
-    /// When it was marked.
-    pub(super) at: Time,
+pub(super) enum File {
+    /// The mark of a blob in front.
+    Mark { digest: Digest, size: u64 },
+    /// The entry with this number.
+    Entry(u64),
+}
+
+impl File {
+    fn key(&self) -> String {
+        match self {
+            Self::Mark { digest, size } => format!("{UNSENT}/{}.{size}", keys::flat(digest)),
+            Self::Entry(seq) => format!("{ENTRIES}/{seq:016x}.json"),
+        }
+    }
+
+    fn parse(key: &str) -> Option<Self> {
+        let (folder, name) = key.split_once('/')?;
+        if folder == ENTRIES {
+            let hex = name.strip_suffix(".json").filter(|h| h.len() == 16)?;
+            return Some(Self::Entry(u64::from_str_radix(hex, 16).ok()?));
+        }
+        let (digest, size) = name.split_once('.')?;
+        Some(Self::Mark {
+            digest: keys::unflat(digest)?,
+            size: size.parse().ok()?,
+        })
+    }
+
+    fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Mark { .. } => None,
+            Self::Entry(seq) => Some(*seq),
+        }
+    }
 }
 
 /// The folder.
@@ -63,22 +93,9 @@ fn io(e: fs::Error) -> Error {
     Error::io("keep", e)
 }
 
-fn mark_of(digest: &Digest, size: u64) -> String {
-    format!("{}.{size}", keys::flat(digest))
-}
-
-fn parse_mark(name: &str) -> Option<(Digest, u64)> {
-    let (digest, size) = name.split_once('.')?;
-    Some((keys::unflat(digest)?, size.parse().ok()?))
-}
-
-fn entry_of(seq: u64) -> String {
-    format!("{ENTRIES}/{seq:016x}.json")
-}
-
-fn parse_entry(name: &str) -> Option<u64> {
-    let hex = name.strip_suffix(".json").filter(|h| h.len() == 16)?;
-    u64::from_str_radix(hex, 16).ok()
+fn folder_of<'k>(tree: &Tree, key: &'k str) -> Result<(fs::Dir, &'k str)> {
+    let (folder, name) = key.split_once('/').unwrap_or(("", key));
+    Ok((tree.dir(folder).map_err(io)?, name))
 }
 
 impl Ledger {
@@ -106,7 +123,7 @@ impl Ledger {
             return Err(Error::new(
                 ErrorKind::Conflict,
                 "open",
-                format!("another daemon works in `{}`", dir.display()),
+                format!("another daemon uses `{}`", dir.display()),
             ));
         };
         let ledger = Self {
@@ -131,11 +148,15 @@ impl Ledger {
         task::blocking(move || work(&tree)).await
     }
 
-    /// Marks a blob; durable when it returns.
-    pub(super) async fn mark(&self, digest: &Digest, size: u64) -> Result<()> {
-        let name = mark_of(digest, size);
+    /// Writes a file, replacing an existing one; durable when it returns.
+    pub(super) async fn write(&self, file: File, bytes: Vec<u8>) -> Result<()> {
+        let key = file.key();
         self.run(move |tree| {
-            let dir = tree.dir(UNSENT).map_err(io)?;
+            if !bytes.is_empty() {
+                return tree.write("keep", &key, &bytes);
+            }
+            // Only its name must be durable.
+            let (dir, name) = folder_of(tree, &key)?;
             match dir.create_file(name.as_bytes(), 0o600) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(io(e)),
                 _ => {}
@@ -145,101 +166,68 @@ impl Ledger {
         .await
     }
 
-    /// Removes a mark. A power failure may bring it back, which only costs a request to the remote.
-    pub(super) async fn unmark(&self, digest: &Digest, size: u64) -> Result<()> {
-        let name = mark_of(digest, size);
-        self.run(move |tree| {
-            let dir = tree.dir(UNSENT).map_err(io)?;
-            dir.remove_file(name.as_bytes()).map_err(io)
+    /// Removes a file: an entry durably, but a power failure may bring a mark back, which only costs a request to the remote.
+    pub(super) async fn remove(&self, file: File) -> Result<()> {
+        let key = file.key();
+        self.run(move |tree| match file {
+            File::Entry(_) => tree.remove("keep", &key).map(drop),
+            File::Mark { .. } => {
+                let (dir, name) = folder_of(tree, &key)?;
+                dir.remove_file(name.as_bytes()).map_err(io)
+            }
         })
         .await
     }
 
-    /// All marks, the oldest first; other files are set aside.
-    pub(super) async fn marks(&self) -> Result<Vec<Marked>> {
+    /// All files and the times at which they were written: marks, the oldest first, then entries in their order. Unknown files
+    /// are set aside.
+    pub(super) async fn files(&self) -> Result<Vec<(File, Time)>> {
         let listed = self
-            .run(|tree| tree.list_files("open", &format!("{UNSENT}/"), usize::MAX))
+            .run(|tree| {
+                let list = |folder| tree.list_files("open", &format!("{folder}/"), usize::MAX);
+                Ok([list(UNSENT)?, list(ENTRIES)?].concat())
+            })
             .await?;
-        let mut marks = Vec::new();
-        for file in listed {
-            let name = file.key.strip_prefix(UNSENT).unwrap_or_default();
-            match parse_mark(name.trim_start_matches('/')) {
-                Some((digest, size)) => marks.push(Marked {
-                    digest,
-                    size,
-                    at: file.modified.unwrap_or_default(),
-                }),
-                None => self.set_aside(&file.key, "it is no mark of a blob").await,
-            }
-        }
-        marks.sort_by_key(|m| m.at);
-        Ok(marks)
-    }
-
-    /// Sets the mark of a blob aside.
-    pub(super) async fn set_mark_aside(&self, digest: &Digest, size: u64, why: &str) {
-        let key = format!("{UNSENT}/{}", mark_of(digest, size));
-        self.set_aside(&key, why).await;
-    }
-
-    /// Writes an entry, replacing the one with this number; durable when it returns.
-    pub(super) async fn write(&self, seq: u64, bytes: Vec<u8>) -> Result<()> {
-        self.run(move |tree| tree.write("keep", &entry_of(seq), &bytes))
-            .await
-    }
-
-    /// Removes an entry durably.
-    pub(super) async fn remove(&self, seq: u64) -> Result<()> {
-        self.run(move |tree| tree.remove("keep", &entry_of(seq)).map(drop))
-            .await
-    }
-
-    /// The numbers of all entries, in order; other files are set aside.
-    pub(super) async fn entries(&self) -> Result<Vec<u64>> {
-        let names = self.run(|tree| tree.list("open", ENTRIES)).await?;
-        let mut seqs = Vec::new();
-        for name in names {
-            if let Some(seq) = parse_entry(&name) {
-                seqs.push(seq);
+        let mut files = Vec::new();
+        for Listed { key, modified, .. } in listed {
+            if let Some(file) = File::parse(&key) {
+                files.push((file, modified.unwrap_or_default()));
             } else {
-                let key = format!("{ENTRIES}/{name}");
-                self.set_aside(&key, "it is no entry of the queue").await;
+                let why = "it is neither a mark of a blob nor an entry of the queue";
+                self.set_key_aside(key, why).await;
             }
         }
-        seqs.sort_unstable();
-        Ok(seqs)
+        files.sort_by_key(|(file, at)| (file.seq(), *at));
+        Ok(files)
     }
 
-    /// The bytes of an entry.
-    pub(super) async fn read(&self, seq: u64) -> Result<Vec<u8>> {
+    /// The bytes of a file.
+    pub(super) async fn read(&self, file: File) -> Result<Vec<u8>> {
         let read = self
-            .run(move |tree| tree.read("open", &entry_of(seq), MAX_ENTRY_BYTES))
+            .run(move |tree| tree.read("open", &file.key(), MAX_ENTRY_BYTES))
             .await?;
-        read.ok_or_else(|| Error::new(ErrorKind::Corrupt, "open", "it is gone"))
-    }
-
-    /// Sets an entry aside.
-    pub(super) async fn set_entry_aside(&self, seq: u64, why: &str) {
-        self.set_aside(&entry_of(seq), why).await;
+        read.ok_or_else(|| Error::new(ErrorKind::Corrupt, "open", "it no longer exists"))
     }
 
     /// Moves a file out of the way, for an operator to examine.
-    async fn set_aside(&self, key: &str, why: &str) {
-        tracing::error!(file = %self.tree.path(key).display(), why, "Set aside: it was acknowledged and cannot be sent");
+    pub(super) async fn set_aside(&self, file: File, why: &str) {
+        self.set_key_aside(file.key(), why).await;
+    }
+
+    async fn set_key_aside(&self, key: String, why: &str) {
+        tracing::error!(file = %self.tree.path(&key).display(), why, "Set aside: it was acknowledged and cannot be sent");
         self.aside.fetch_add(1, Relaxed);
-        let from = key.to_owned();
         let moved = self
             .run(move |tree| {
-                let (folder, name) = from.rsplit_once('/').unwrap_or(("", &from));
+                let (dir, name) = folder_of(tree, &key)?;
                 let to = format!("{name}.{:08x}", fastrand::u32(..));
-                let dir = tree.dir(folder).map_err(io)?;
                 let aside = tree.dir(ASIDE).map_err(io)?;
                 dir.rename(name.as_bytes(), &aside, to.as_bytes())
                     .map_err(io)
             })
             .await;
         if let Err(error) = moved {
-            tracing::warn!(%error, "It stays where it is");
+            tracing::warn!(%error, "It could not be moved, and stays where it is");
         }
     }
 
@@ -257,28 +245,58 @@ mod tests {
         Digest::sha256_of(&[n])
     }
 
+    async fn files(ledger: &Ledger) -> Vec<File> {
+        let files = ledger.files().await.unwrap().into_iter();
+        files.map(|(file, _)| file).collect()
+    }
+
     #[tokio::test]
     async fn marks_and_entries_are_read_back_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let (ledger, lock) = Ledger::open(dir.path()).await.unwrap();
-        ledger.mark(&d(1), 10).await.unwrap();
-        ledger.mark(&d(1), 10).await.unwrap();
-        ledger.mark(&Digest::Sha512([3; 64]), 0).await.unwrap();
-        for seq in [300, 2, 17] {
-            ledger.write(seq, vec![seq as u8]).await.unwrap();
+        let mark = |digest, size| File::Mark { digest, size };
+        let marks = [mark(d(1), 10), mark(Digest::Sha512([3; 64]), 0)];
+        for file in [marks[0], marks[0], marks[1]] {
+            ledger.write(file, Vec::new()).await.unwrap();
         }
-        ledger.remove(17).await.unwrap();
+        for (file, secs) in marks.iter().zip([20, 10]) {
+            let path = std::fs::File::open(dir.path().join(file.key())).unwrap();
+            fs::set_file_mtime(&path, Time { secs, nanos: 0 }).unwrap();
+        }
+        for seq in [300, 2, 17] {
+            let bytes = vec![seq as u8];
+            ledger.write(File::Entry(seq), bytes).await.unwrap();
+        }
+        ledger.remove(File::Entry(17)).await.unwrap();
         drop(lock);
         let (ledger, _lock) = Ledger::open(dir.path()).await.unwrap();
-        let mut marks = ledger.marks().await.unwrap();
-        marks.sort_by_key(|m| m.size);
-        assert_eq!((marks[1].digest, marks[1].size), (d(1), 10));
-        assert_eq!(marks.len(), 2);
-        ledger.unmark(&d(1), 10).await.unwrap();
-        assert_eq!(ledger.marks().await.unwrap().len(), 1);
-        assert_eq!(ledger.entries().await.unwrap(), [2, 300]);
-        assert_eq!(ledger.read(2).await.unwrap(), [2]);
+        let entries = [File::Entry(2), File::Entry(300)];
+        assert_eq!(
+            files(&ledger).await,
+            [marks[1], marks[0], entries[0], entries[1]]
+        );
+        ledger.remove(marks[0]).await.unwrap();
+        assert_eq!(files(&ledger).await, [marks[1], entries[0], entries[1]]);
+        assert_eq!(ledger.read(entries[0]).await.unwrap(), [2]);
         assert_eq!(ledger.aside(), 0);
+    }
+
+    #[test]
+    fn files_are_named_as_ever() {
+        let hex = "ab".repeat(32);
+        for (key, file) in [
+            (
+                format!("unsent/sha256-{hex}.17"),
+                File::Mark {
+                    digest: format!("sha256:{hex}").parse().unwrap(),
+                    size: 17,
+                },
+            ),
+            ("entries/000000000000012c.json".to_owned(), File::Entry(300)),
+        ] {
+            assert_eq!(file.key(), key);
+            assert_eq!(File::parse(&key), Some(file));
+        }
     }
 
     #[tokio::test]
@@ -287,8 +305,7 @@ mod tests {
         let (ledger, lock) = Ledger::open(dir.path()).await.unwrap();
         std::fs::write(dir.path().join("unsent/x"), "").unwrap();
         std::fs::write(dir.path().join("entries/x.json"), "").unwrap();
-        assert!(ledger.marks().await.unwrap().is_empty());
-        assert!(ledger.entries().await.unwrap().is_empty());
+        assert!(ledger.files().await.unwrap().is_empty());
         assert_eq!(ledger.aside(), 2);
         drop(lock);
         let (ledger, _lock) = Ledger::open(dir.path()).await.unwrap();

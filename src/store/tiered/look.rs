@@ -24,6 +24,21 @@ pub(super) enum Patience {
 }
 
 impl Core {
+    /// As [`Self::look`]; the answer of `front` counts if the remote does not give one in time, or is unreachable.
+    pub(super) async fn look_or<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        patience: Patience,
+        is_known: impl Future<Output = bool>,
+        behind: impl Future<Output = Result<T>> + Send + 'static,
+        front: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match self.look(op, patience, is_known, behind).await {
+            Err(e) if e.kind.is_temporary() => front.await,
+            answered => answered,
+        }
+    }
+
     /// Asks the remote. With short patience the request then continues in the background, so that its answer is stored, or the
     /// silence noticed, whatever happens to the caller. `is_known` then tells whether the front has an answer: if not, the caller
     /// keeps waiting for a remote that is only busy, since a miss costs more.

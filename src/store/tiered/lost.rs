@@ -11,10 +11,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, future::ready, stream};
 
 use super::{
     Core,
-    counts::add,
     front::passed_by,
+    look::Patience,
     send::{AT_ONCE, not_ours},
     turns::Job,
+    uses::Pinned,
 };
 use crate::{
     artifact::{Descriptor, Manifest, Tag, media, outline::Outline},
@@ -55,7 +56,7 @@ impl Core {
             let Err(error) = self.look_after(repo, tag, digest).await else {
                 continue;
             };
-            tracing::warn!(%repo, %tag, %error, "A tag was not looked after: the remote store may have lost some of what it names");
+            tracing::warn!(%repo, %tag, %error, "A tag was not checked: the remote store may have lost content that it names");
             if error.is_temporary() {
                 self.turns.forget(&job.key);
             }
@@ -64,7 +65,7 @@ impl Core {
 
     /// Uploads everything again that a tag leads to, that is in front, and that the remote has lost.
     async fn look_after(self: &Arc<Self>, repo: &Repo, tag: &Tag, digest: &Digest) -> Result<()> {
-        let repository = self.repository(repo);
+        let repository = self.repository(repo, Patience::Long);
         let parts = repository.parts(tag).await?;
         let mut left: Vec<Digest> = parts.iter().map(|p| p.digest).collect();
         left.push(*digest);
@@ -115,7 +116,7 @@ impl Core {
     async fn hidden(&self, digest: &Digest, look: Look) -> Result<Option<u64>> {
         // A check does not count as use.
         let size = passed_by(self.front.store.stat(digest).await).flatten();
-        let waits = self.unsent.contains(digest) || self.queue.manifests().contains(digest);
+        let waits = self.unsent.has(digest) || self.updates.manifests().contains(digest);
         let Some(size) = size.filter(|_| !waits) else {
             return Ok(None);
         };
@@ -127,7 +128,7 @@ impl Core {
             return Ok(None);
         }
         // It may have been marked meanwhile.
-        Ok((!self.unsent.contains(digest)).then_some(size))
+        Ok((!self.unsent.has(digest)).then_some(size))
     }
 
     /// Reads the remote's copy and checks it.
@@ -153,7 +154,7 @@ impl Core {
             Error::new(
                 ErrorKind::Corrupt,
                 "put",
-                "the local folder's copy is damaged",
+                "the copy in the local cache directory is damaged",
             )
             .at("", digest)
         };
@@ -161,20 +162,17 @@ impl Core {
             Ok(body) => body.ok_or_else(lost)?,
             Err(e) if e.kind == ErrorKind::Corrupt => {
                 // A client that pushes it again must not find it in front.
-                passed_by(self.front.remove_damaged(digest).await);
+                passed_by(self.front.remove(&[*digest], Pinned::Too).await);
                 return Err(lost());
             }
             Err(e) => return Err(e),
         };
-        let put = self.remote.store.put(&desc, &body);
-        let put = self.health.send("put", put).await.map_err(not_ours)?;
+        let put = self.put_behind(&desc, &body).await?;
         if look == Look::Bytes && put == Put::Existed {
             // Its size is right, but its bytes were read and are wrong.
             self.replace(&desc, &body).await.map_err(not_ours)?;
         }
         self.seen.insert(digest);
-        add(&self.counts.sent_blobs, 1);
-        add(&self.counts.sent_bytes, size);
         Ok(())
     }
 }
@@ -188,7 +186,7 @@ impl Hides for Core {
         self.seen.forget(&[*digest]);
         match self.send_again(digest, size, look).await {
             Ok(()) => {
-                tracing::warn!(%digest, "The remote store had lost or damaged a blob, and was sent it again: does a lifecycle rule delete there?");
+                tracing::warn!(%digest, "The remote store had lost or damaged a blob, which was uploaded again: does a lifecycle rule delete blobs there?");
                 Ok(Behind::SentAgain)
             }
             Err(e) => Ok(Behind::Lost(e)),

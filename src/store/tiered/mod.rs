@@ -33,11 +33,13 @@ mod replay;
 mod seen;
 mod send;
 mod sweep;
+mod tag_locks;
 mod tags;
 #[cfg(test)]
 mod tests;
 mod turns;
 mod unsent;
+mod updates;
 mod uses;
 mod wait;
 
@@ -205,7 +207,7 @@ impl Tiered {
             hides: Some(self.core.clone()),
             ..Facts::of(remote.url().clone(), meet)
         };
-        let cli = self.core.one(&Repo::cli(), Patience::Long);
+        let cli = self.core.tiered_repo(&Repo::cli(), Patience::Long);
         let sweep = remote.sweep().map(|_| self.core.clone() as _);
         Store::new(cli.clone(), Some(cli), sweep, facts)
     }
@@ -229,16 +231,11 @@ impl Tiered {
             may_go
         })
     }
-
-    fn repository_with(&self, name: &Repo, patience: Patience) -> Repository {
-        let one = self.core.one(name, patience);
-        Repository::new(name.clone(), one.clone(), one, self.core.records(patience))
-    }
 }
 
 impl Repositories for Tiered {
     fn repository(&self, name: &Repo) -> Repository {
-        self.repository_with(name, Patience::Long)
+        self.core.repository(name, Patience::Long)
     }
 
     fn records(&self) -> Arc<dyn Records> {
@@ -251,7 +248,7 @@ struct Hasty(Arc<Tiered>);
 
 impl Repositories for Hasty {
     fn repository(&self, name: &Repo) -> Repository {
-        self.0.repository_with(name, Patience::Short)
+        self.0.core.repository(name, Patience::Short)
     }
 
     fn records(&self) -> Arc<dyn Records> {

@@ -7,7 +7,7 @@ use super::{
     counts::add,
     entry::{Entry, Expected, Publication, What},
     send::Look,
-    tags::{One, of_own_version},
+    tags::{TieredRepo, of_own_version},
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-impl One {
+impl TieredRepo {
     pub(super) async fn publish_or_queue(
         &self,
         manifest: &Manifest,
@@ -34,10 +34,7 @@ impl One {
             manifest: Tagged::at(manifest),
             expect: Expected::Absent,
         }));
-        let lock_key = match tag {
-            Some(tag) => self.tag_key(tag),
-            None => keys::manifest(&self.name, &manifest.digest),
-        };
+        let lock_key = self.key_of(tag, &manifest.digest);
         // Queued updates go first, and so do the blobs that it names.
         let mut before = entry.keys(subject.as_ref());
         before.extend(entry.needs(&children));
@@ -68,6 +65,14 @@ impl One {
         done
     }
 
+    /// The key of the record that a publication is about.
+    fn key_of(&self, tag: Option<&Tag>, manifest: &Digest) -> String {
+        match tag {
+            Some(tag) => self.tag_key(tag),
+            None => keys::manifest(&self.name, manifest),
+        }
+    }
+
     /// Waits until no update with one of these keys is queued, and holds `lock_key` from then on.
     ///
     /// # Errors
@@ -78,12 +83,11 @@ impl One {
         lock_key: &str,
     ) -> Result<MutexGuard<'_, ()>> {
         loop {
-            tokio::select! {
-                settled = self.core.queue.settled(keys) => settled?,
-                () = self.core.health.lost() => return Err(self.core.health.away("publish")),
-            }
+            self.core
+                .settled("publish", &self.core.updates, keys)
+                .await?;
             let lock = self.core.tag_locks.lock(lock_key).await;
-            if !keys.iter().any(|key| self.core.queue.has(key)) {
+            if !keys.iter().any(|key| self.core.updates.has(key)) {
                 return Ok(lock);
             }
         }
@@ -154,9 +158,9 @@ impl One {
             .front
             .uses
             .used(&manifest.digest, manifest.bytes.len() as u64);
-        self.core.queue.add(placed).await?;
+        self.core.updates.add(placed).await?;
         add(&self.core.counts.queued, 1);
-        tracing::debug!(repo = %self.name, digest = %manifest.digest, "Publication waits for the store behind");
+        tracing::debug!(repo = %self.name, digest = %manifest.digest, "Publication is queued for the remote store");
         Ok(Published::Done)
     }
 
@@ -165,11 +169,8 @@ impl One {
         let Some(ours) = entry.publication() else {
             return false;
         };
-        let key = match &ours.tag {
-            Some(tag) => self.tag_key(tag),
-            None => keys::manifest(&self.name, &ours.manifest.digest),
-        };
-        let newest = self.core.queue.newest(&key);
+        let key = self.key_of(ours.tag.as_ref(), &ours.manifest.digest);
+        let newest = self.core.updates.newest(&key);
         newest.is_some_and(|e| e.publication().is_some_and(|p| p.manifest == ours.manifest))
     }
 
@@ -224,6 +225,6 @@ pub(super) fn holds(expected: &Expected, head: Option<&Resolved>) -> bool {
 
 /// The error if other writers keep changing the tag.
 pub(super) fn contended(tag: &Tag) -> Error {
-    let why = "the tag is written by others all the time";
+    let why = "other writers keep changing the tag";
     Error::new(ErrorKind::Conflict, "publish", why).at("", tag)
 }

@@ -1,268 +1,229 @@
-//! Updates that were acknowledged while the remote was unreachable, in order.
+//! Work for the remote that was acknowledged, in order. Each piece of work is a file in the ledger until the remote has it, so that
+//! it survives a kill.
 //!
-//! Updates of one tag form a chain: each expects the result of its predecessor's replay. Others are replayed concurrently, but
-//! none before the updates that it needs.
+//! Work has keys, which name what the remote has once it is done. It waits for all earlier work with one of its keys, or with a key
+//! that it needs. Other work is done concurrently.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    slice,
 };
 
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    entry::{Entry, Expected, What},
-    ledger::Ledger,
+    ledger::{File, Ledger},
     uses::Pin,
     wait::{Check, Rest, until},
 };
 use crate::{
-    digest::Digest,
     entry::Time,
     fair::{Key, Refused, Share, Shares, caller},
     store::{
-        error::{Error, Result},
-        keys::{self, Repo},
+        error::{Error, ErrorKind, Result},
         queue::{over_share, queue_full},
     },
 };
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Waiting,
-    Running,
-    Resting,
+/// A kind of work.
+pub(super) trait Work: Clone {
+    /// Names something that the remote has once the work is done.
+    type Key: Ord + Clone;
+
+    /// What is full if there is no space for more work, for an error.
+    const FULL: &'static str;
+    /// What a caller with too much work has too many of, for an error.
+    const MANY: &'static str;
+
+    /// Its file in the ledger, if it has this number in the queue.
+    fn file(&self, seq: u64) -> File;
+
+    /// The bytes of that file.
+    fn bytes(&self) -> Vec<u8>;
+
+    /// How much it uses of the space for all work.
+    fn amount(&self) -> u64;
 }
 
-struct Queued {
-    entry: Entry,
-    keys: Vec<String>,
-    needs: Vec<String>,
-    state: State,
-    rest: Rest,
-    share: Share,
-    _pins: Vec<Pin>,
-}
-
-#[derive(Default)]
-struct Items {
-    all: BTreeMap<u64, Queued>,
-    by_key: BTreeMap<String, BTreeSet<u64>>,
-    next: u64,
-}
-
-/// An entry with its context.
-pub(super) struct Placed {
-    pub(super) entry: Entry,
-    /// The subject of its manifest.
-    pub(super) subject: Option<Digest>,
-    /// The children of its manifest.
-    pub(super) children: Vec<Digest>,
+/// Work with its context.
+pub(super) struct Placed<W: Work> {
+    pub(super) work: W,
+    /// Names what the remote has once it is done.
+    pub(super) keys: Vec<W::Key>,
+    /// Names what the remote must have before.
+    pub(super) needs: Vec<W::Key>,
     /// Keep blobs in front that the remote may not have.
-    pub(super) pins: Vec<Pin>,
+    pub(super) _pins: Vec<Pin>,
 }
 
-impl Placed {
-    /// An entry without context.
-    pub(super) fn alone(entry: Entry) -> Self {
-        Self {
-            entry,
-            subject: None,
-            children: Vec::new(),
-            pins: Vec::new(),
-        }
-    }
-}
-
-/// An entry whose turn it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Job {
+/// Work whose turn it is.
+#[derive(Debug, Clone)]
+pub(super) struct Job<W> {
     pub(super) seq: u64,
-    pub(super) entry: Entry,
-    /// The caller that caused it; unknown for entries of an earlier process.
+    pub(super) work: W,
+    /// How often the remote has refused it.
+    pub(super) refusals: u32,
+    /// The caller that caused it; unknown for work of an earlier process.
     pub(super) caller: Option<Key>,
 }
 
-/// The queue.
-pub(super) struct Queue {
-    ledger: Ledger,
-    items: Mutex<Items>,
-    changed: Notify,
-    shares: Shares,
+/// Summary of what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Left {
+    pub(super) count: u64,
+    /// The sum of [`Work::amount`].
+    pub(super) amount: u64,
+    pub(super) oldest: Option<Time>,
 }
 
-impl Queue {
-    /// An empty queue for at most `most` entries.
-    pub(super) fn new(ledger: Ledger, most: usize) -> Self {
+/// Work in the queue.
+pub(super) struct Item<W: Work> {
+    pub(super) placed: Placed<W>,
+    since: Time,
+    /// A worker has it.
+    is_taken: bool,
+    pub(super) rest: Rest,
+    share: Share,
+}
+
+/// The items, in their order.
+pub(super) struct Items<W: Work> {
+    pub(super) all: BTreeMap<u64, Item<W>>,
+    pub(super) by_key: BTreeMap<W::Key, BTreeSet<u64>>,
+    /// They go first, since somebody waits for them.
+    urgent: BTreeSet<u64>,
+    last: u64,
+}
+
+pub(super) struct Queue<W: Work> {
+    pub(super) ledger: Ledger,
+    pub(super) items: Mutex<Items<W>>,
+    changed: Notify,
+    pub(super) shares: Shares,
+}
+
+impl<W: Work> Queue<W> {
+    /// An empty queue with space for `most` ([`Work::amount`]).
+    pub(super) fn new(ledger: Ledger, most: u64) -> Self {
         Self {
             ledger,
-            items: Mutex::default(),
+            items: Mutex::new(Items {
+                all: BTreeMap::new(),
+                by_key: BTreeMap::new(),
+                urgent: BTreeSet::new(),
+                last: 0,
+            }),
             changed: Notify::new(),
-            shares: Shares::new(most as u64),
+            shares: Shares::new(most),
         }
     }
 
-    /// Adds an entry of the caller on whose behalf this task works ([`caller::current`]); durable when it returns. Entries of one
-    /// tag must be added one after the other.
+    /// Changes the space to `most`.
+    pub(super) fn limit(&self, most: u64) {
+        self.shares.limit(most);
+    }
+
+    /// Takes an amount of the space for the caller on whose behalf this task works ([`caller::current`]).
     ///
     /// # Errors
-    /// `Full`, including when there are too many entries, or too many of that caller ([`Shares`]).
-    pub(super) async fn add(&self, placed: Placed) -> Result<()> {
-        let share = self.shares.take(caller::current(), 1);
-        let share = share.map_err(|refused| match refused {
-            Refused::All => queue_full("the queue of updates is"),
-            Refused::Caller => over_share("updates"),
-        })?;
+    /// `Full` if too little is left, or the caller has as much as is left for all others ([`Shares`]).
+    pub(super) fn share(&self, amount: u64) -> Result<Share> {
+        let share = self.shares.take(caller::current(), amount);
+        share.map_err(|refused| match refused {
+            Refused::All => queue_full(W::FULL),
+            Refused::Caller => over_share(W::MANY),
+        })
+    }
+
+    /// Adds work that has its share; durable when it returns.
+    pub(super) async fn keep(&self, placed: Placed<W>, share: Share) -> Result<()> {
         let seq = {
             let mut items = self.items.lock();
-            items.next += 1;
-            items.next
+            items.last += 1;
+            items.last
         };
-        self.ledger.write(seq, placed.entry.encode()).await?;
-        self.insert(seq, placed, share);
+        let (file, bytes) = (placed.work.file(seq), placed.work.bytes());
+        self.ledger.write(file, bytes).await?;
+        self.insert(seq, Time::now(), placed, share);
         Ok(())
     }
 
-    /// Takes over an entry of an earlier process. Its caller is unknown: it counts only towards the total limit.
-    pub(super) fn take_over(&self, seq: u64, placed: Placed) {
-        self.insert(seq, placed, self.shares.count(None, 1));
+    /// Takes over work of an earlier process, with the number in the name of its file. Its caller is unknown: it counts only
+    /// towards the total.
+    pub(super) fn take_over(&self, seq: Option<u64>, since: Time, placed: Placed<W>) {
+        let share = self.shares.count(None, placed.work.amount());
+        let seq = seq.unwrap_or_else(|| self.items.lock().last + 1);
+        self.insert(seq, since, placed, share);
     }
 
-    fn insert(&self, seq: u64, placed: Placed, share: Share) {
-        let keys = placed.entry.keys(placed.subject.as_ref());
-        let mut items = self.items.lock();
-        items.next = items.next.max(seq);
-        for key in &keys {
-            items.by_key.entry(key.clone()).or_default().insert(seq);
-        }
-        let queued = Queued {
-            needs: placed.entry.needs(&placed.children),
-            entry: placed.entry,
-            keys,
-            state: State::Waiting,
+    fn insert(&self, seq: u64, since: Time, placed: Placed<W>, share: Share) {
+        let file = placed.work.file(seq);
+        let item = Item {
+            placed,
+            since,
+            is_taken: false,
             rest: Rest::default(),
             share,
-            _pins: placed.pins,
         };
-        items.all.insert(seq, queued);
+        let mut items = self.items.lock();
+        let mut others = items.with(&item.placed.keys);
+        // Another task may have added the same meanwhile.
+        if others.any(|(seq, other)| other.placed.work.file(seq) == file) {
+            return;
+        }
+        drop(others);
+        items.last = items.last.max(seq);
+        for key in &item.placed.keys {
+            items.by_key.entry(key.clone()).or_default().insert(seq);
+        }
+        items.all.insert(seq, item);
         drop(items);
         self.changed.notify_waiters();
     }
 
-    /// The last update that writes the record with this key.
-    pub(super) fn newest(&self, key: &str) -> Option<Entry> {
-        let items = self.items.lock();
-        let seq = items.by_key.get(key)?.last()?;
-        Some(items.all.get(seq)?.entry.clone())
-    }
-
-    /// Returns true if an update writes the record with this key.
-    pub(super) fn has(&self, key: &str) -> bool {
+    /// Returns true if work with this key is left.
+    pub(super) fn has(&self, key: &W::Key) -> bool {
         self.items.lock().by_key.contains_key(key)
     }
 
-    /// The keys of records that updates write, consisting of `prefix` and more characters without a `/`, with the last update.
-    pub(super) fn below(&self, prefix: &str) -> Vec<(String, Entry)> {
+    /// The last work with this key.
+    pub(super) fn newest(&self, key: &W::Key) -> Option<W> {
         let items = self.items.lock();
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        items
-            .by_key
-            .range::<str, _>(from)
-            .take_while(|(key, _)| key.starts_with(prefix))
-            .filter(|(key, _)| !key[prefix.len()..].contains('/'))
-            .filter_map(|(key, seqs)| {
-                let entry = items.all.get(seqs.last()?)?.entry.clone();
-                Some((key.clone(), entry))
-            })
-            .collect()
+        let last = items.with(slice::from_ref(key)).last();
+        last.map(|(_, item)| item.placed.work.clone())
     }
 
-    /// The repositories with queued updates.
-    pub(super) fn repositories(&self) -> BTreeSet<Repo> {
+    /// Summary of what waits.
+    pub(super) fn left(&self) -> Left {
         let items = self.items.lock();
-        let names = items.by_key.keys().filter_map(|key| {
-            let rest = key.strip_prefix(keys::REPOSITORIES)?;
-            Repo::unescape(rest.split('/').next()?)
-        });
-        names.collect()
+        let all = || items.all.values();
+        Left {
+            count: items.all.len() as u64,
+            amount: all().map(|item| item.placed.work.amount()).sum(),
+            oldest: all().map(|item| item.since).min(),
+        }
     }
 
-    /// The queued manifests.
-    pub(super) fn manifests(&self) -> Vec<Digest> {
-        let items = self.items.lock();
-        let all = items.all.values().filter_map(|q| q.entry.publication());
-        all.map(|p| p.manifest.digest).collect()
-    }
-
-    /// The number of queued updates, and the time of the oldest.
-    pub(super) fn left(&self) -> (u64, Option<Time>) {
-        let items = self.items.lock();
-        let oldest = items.all.values().map(|q| q.entry.at).min();
-        (items.all.len() as u64, oldest)
-    }
-
-    /// Why the remote refused an item that will be retried.
+    /// Why the remote refused work that will be retried.
     pub(super) fn why(&self) -> Option<Error> {
         let items = self.items.lock();
-        items.all.values().find_map(|queued| queued.rest.why())
+        items.all.values().find_map(|item| item.rest.why())
     }
 
-    /// Waits for the next one to replay; it must be given back by one of the following.
-    pub(super) async fn next(&self) -> Job {
+    /// Waits for the next work to do; it must be given back by one of the following.
+    pub(super) async fn next(&self) -> Job<W> {
         until(&self.changed, || self.items.lock().take()).await
     }
 
-    /// Removes a finished job. `produced` is what its tag points at now, unless the tag was left unchanged; the next update of
-    /// the tag expects it.
-    pub(super) async fn done(&self, job: &Job, produced: Option<Digest>) -> Result<()> {
-        if let Some(produced) = produced
-            && let Some((seq, entry)) = self.successor(job, produced)
-        {
-            // Before this one is removed: replaying this one twice gives the same result, but its successor must not be left with
-            // an outdated expectation.
-            self.ledger.write(seq, entry.encode()).await?;
-            if let Some(queued) = self.items.lock().all.get_mut(&seq) {
-                queued.entry = entry;
-            }
-        }
-        self.ledger.remove(job.seq).await?;
-        self.drop_item(job.seq);
-        Ok(())
-    }
-
-    /// The next update of the same tag, if it does not expect what was produced.
-    fn successor(&self, job: &Job, produced: Digest) -> Option<(u64, Entry)> {
-        let done = job.entry.publication()?;
-        let key = keys::tag(&done.repo, done.tag.as_ref()?);
-        let items = self.items.lock();
-        let after = (Bound::Excluded(job.seq), Bound::Unbounded);
-        let seq = *items.by_key.get(&key)?.range(after).next()?;
-        let mut entry = items.all.get(&seq)?.entry.clone();
-        match &mut entry.what {
-            What::Publish(p)
-                if p.expect == Expected::Digest(done.manifest.digest)
-                    && done.manifest.digest != produced =>
-            {
-                p.expect = Expected::Digest(produced);
-            }
-            _ => return None,
-        }
-        Some((seq, entry))
-    }
-
-    /// Sets aside a job that can never be replayed.
-    pub(super) async fn damaged(&self, job: &Job, why: &str) {
-        self.ledger.set_entry_aside(job.seq, why).await;
-        self.drop_item(job.seq);
-    }
-
-    fn drop_item(&self, seq: u64) {
+    /// Removes work whose file is gone.
+    pub(super) fn remove(&self, job: &Job<W>) {
         let mut items = self.items.lock();
-        let gone = items.all.remove(&seq);
-        for key in gone.iter().flat_map(|q| &q.keys) {
+        items.urgent.remove(&job.seq);
+        let gone = items.all.remove(&job.seq);
+        for key in gone.iter().flat_map(|item| &item.placed.keys) {
             if let Some(seqs) = items.by_key.get_mut(key) {
-                seqs.remove(&seq);
+                seqs.remove(&job.seq);
                 if seqs.is_empty() {
                     items.by_key.remove(key);
                 }
@@ -274,66 +235,64 @@ impl Queue {
         self.changed.notify_waiters();
     }
 
-    /// Puts a job back because the remote became unreachable meanwhile.
-    pub(super) fn put_back(&self, job: &Job) {
-        if let Some(queued) = self.items.lock().all.get_mut(&job.seq) {
-            queued.state = State::Waiting;
+    /// Takes back work that failed. It is tried again when the remote is reachable again, or after a pause if the remote refuses
+    /// it; it is set aside if it can never be done. Returns the refusal.
+    pub(super) async fn failed(&self, job: &Job<W>, why: Error) -> Option<Error> {
+        if why.kind == ErrorKind::Corrupt {
+            let file = job.work.file(job.seq);
+            self.ledger.set_aside(file, &why.to_string()).await;
+            self.remove(job);
+            return None;
+        }
+        let refusal = (!why.is_temporary()).then(|| why.told());
+        if let Some(item) = self.items.lock().all.get_mut(&job.seq) {
+            item.is_taken = false;
+            if refusal.is_some() {
+                item.rest.refused(why);
+            }
         }
         self.changed.notify_waiters();
+        refusal
     }
 
-    /// The remote refuses it; it is tried again after a pause.
-    pub(super) fn refused(&self, job: &Job, why: Error) {
-        if let Some(queued) = self.items.lock().all.get_mut(&job.seq) {
-            queued.state = State::Resting;
-            queued.rest.refused(why);
-        }
-        self.changed.notify_waiters();
-    }
-
-    /// Waits until no update writes any record with one of these keys; refused updates are retried at once.
+    /// Waits until no work with one of these keys is left. Such work goes first, and refused work is retried at once.
     ///
     /// # Errors
-    /// Why the remote refuses such an update.
-    pub(super) async fn settled(&self, keys: &[String]) -> Result<()> {
+    /// Why the remote refuses such work.
+    pub(super) async fn settled(&self, keys: &[W::Key]) -> Result<()> {
         let before = self.hurry_for(keys);
         until(&self.changed, || {
             let items = self.items.lock();
-            let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
-            let mut waits = false;
-            for seq in seqs.flatten() {
-                waits = true;
+            let mut left = items.with(keys).peekable();
+            if left.peek().is_none() {
+                return Check::Now(Ok(()));
+            }
+            let refused = left.find(|(seq, item)| {
                 let known = before.get(seq).copied().unwrap_or(0);
-                let refused = items.all.get(seq).filter(|q| q.rest.refusals > known);
-                if let Some(why) = refused.and_then(|q| q.rest.why()) {
-                    return Check::Now(Err(why));
-                }
+                item.rest.refusals > known
+            });
+            match refused.and_then(|(_, item)| item.rest.why()) {
+                Some(why) => Check::Now(Err(why)),
+                None => Check::Later(None),
             }
-            if waits {
-                return Check::Later(None);
-            }
-            Check::Now(Ok(()))
         })
         .await
     }
 
-    /// Ends the pauses of the updates that write such records; returns how often each was refused so far.
-    fn hurry_for(&self, keys: &[String]) -> BTreeMap<u64, u32> {
+    /// Makes work with these keys urgent; returns how often each was refused so far.
+    fn hurry_for(&self, keys: &[W::Key]) -> BTreeMap<u64, u32> {
         let mut items = self.items.lock();
-        let seqs = keys.iter().filter_map(|key| items.by_key.get(key));
-        let seqs: Vec<u64> = seqs.flatten().copied().collect();
-        let mut refusals = BTreeMap::new();
-        for seq in seqs {
-            if let Some(queued) = items.all.get_mut(&seq) {
-                queued.rest.hurry();
-                refusals.insert(seq, queued.rest.refusals);
+        let found = items.with(keys).map(|(seq, i)| (seq, i.rest.refusals));
+        let before: BTreeMap<u64, u32> = found.collect();
+        for seq in before.keys() {
+            items.urgent.insert(*seq);
+            if let Some(item) = items.all.get_mut(seq) {
+                item.rest.hurry();
             }
         }
         drop(items);
-        if !refusals.is_empty() {
-            self.changed.notify_waiters();
-        }
-        refusals
+        self.changed.notify_waiters();
+        before
     }
 
     /// Waits until nothing is left.
@@ -350,204 +309,52 @@ impl Queue {
 
     /// Ends all pauses.
     pub(super) fn hurry(&self) {
-        for queued in self.items.lock().all.values_mut() {
-            queued.rest.hurry();
+        for item in self.items.lock().all.values_mut() {
+            item.rest.hurry();
         }
         self.changed.notify_waiters();
     }
 }
 
-impl Items {
-    fn take(&mut self) -> Check<Job> {
+impl<W: Work> Items<W> {
+    /// The items with these keys.
+    pub(super) fn with(&self, keys: &[W::Key]) -> impl Iterator<Item = (u64, &Item<W>)> {
+        let seqs = keys.iter().filter_map(|key| self.by_key.get(key)).flatten();
+        seqs.filter_map(|seq| Some((*seq, self.all.get(seq)?)))
+    }
+
+    fn take(&mut self) -> Check<Job<W>> {
         let mut wake: Option<Instant> = None;
-        let mut found = None;
-        for (seq, queued) in &self.all {
-            if queued.state == State::Running || !self.is_first(*seq, queued) {
-                continue;
-            }
-            let rests = queued.rest.until();
-            if let Some(at) = rests.filter(|_| queued.state == State::Resting) {
+        let mut order = self.urgent.iter().chain(self.all.keys()).copied();
+        let found = order.find(|seq| {
+            let Some(item) = self.all.get(seq).filter(|item| !item.is_taken) else {
+                return false;
+            };
+            if let Some(at) = item.rest.until() {
                 wake = Some(wake.map_or(at, |w| w.min(at)));
-            } else {
-                found = Some(*seq);
-                break;
+                return false;
             }
-        }
-        let Some(queued) = found.and_then(|seq| self.all.get_mut(&seq)) else {
+            self.is_first(*seq, item)
+        });
+        let Some((seq, item)) = found.and_then(|seq| Some((seq, self.all.get_mut(&seq)?))) else {
             return Check::Later(wake);
         };
-        queued.state = State::Running;
+        item.is_taken = true;
+        self.urgent.remove(&seq);
         Check::Now(Job {
-            seq: found.unwrap_or_default(),
-            entry: queued.entry.clone(),
-            caller: queued.share.caller().cloned(),
+            seq,
+            work: item.placed.work.clone(),
+            refusals: item.rest.refusals,
+            caller: item.share.caller().cloned(),
         })
     }
 
-    /// Returns true if no earlier update writes the same records, or those that it needs.
-    fn is_first(&self, seq: u64, queued: &Queued) -> bool {
-        let mut keys = queued.keys.iter().chain(&queued.needs);
+    /// Returns true if no earlier work has one of its keys, or one that it needs.
+    fn is_first(&self, seq: u64, item: &Item<W>) -> bool {
+        let mut keys = item.placed.keys.iter().chain(&item.placed.needs);
         keys.all(|key| {
             let first = self.by_key.get(key).and_then(BTreeSet::first);
             first.is_none_or(|first| *first >= seq)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::*;
-    use crate::store::ErrorKind;
-    use crate::{artifact::Tag, store::record::Tagged, store::tiered::entry::Publication};
-
-    fn d(n: u8) -> Digest {
-        Digest::sha256_of(&[n])
-    }
-
-    fn placed(manifest: u8, tag: Option<&str>, expect: Expected, children: &[u8]) -> Placed {
-        let tag: Option<Tag> = tag.map(|t| t.parse().unwrap());
-        Placed {
-            entry: Entry::now(What::Publish(Publication {
-                repo: Repo::cli(),
-                tag,
-                manifest: Tagged {
-                    digest: d(manifest),
-                    media_type: "a/b".to_owned(),
-                    size: 1,
-                },
-                expect,
-            })),
-            subject: None,
-            children: children.iter().map(|n| d(*n)).collect(),
-            pins: Vec::new(),
-        }
-    }
-
-    async fn queue(dir: &std::path::Path) -> Queue {
-        let (ledger, _lock) = Ledger::open(dir).await.unwrap();
-        Queue::new(ledger, 5)
-    }
-
-    fn digest_of(job: &Job) -> Digest {
-        job.entry.publication().unwrap().manifest.digest
-    }
-
-    #[tokio::test]
-    async fn updates_of_one_tag_go_one_after_the_other_and_others_beside_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("b"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        let (first, other) = (queue.next().await, queue.next().await);
-        assert_eq!([digest_of(&first), digest_of(&other)], [d(1), d(3)]);
-        assert!(queue.next().now_or_never().is_none());
-        queue.done(&first, Some(d(1))).await.unwrap();
-        assert_eq!(digest_of(&queue.next().await), d(2));
-    }
-
-    #[tokio::test]
-    async fn an_index_waits_for_its_manifests() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, None, Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Absent, &[1]))
-            .await
-            .unwrap();
-        let child = queue.next().await;
-        assert!(queue.next().now_or_never().is_none());
-        queue.done(&child, None).await.unwrap();
-        assert_eq!(digest_of(&queue.next().await), d(2));
-    }
-
-    #[tokio::test]
-    async fn successor_expects_what_was_produced_also_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("a"), Expected::Digest(d(2)), &[]))
-            .await
-            .unwrap();
-        let job = queue.next().await;
-        queue.done(&job, Some(d(9))).await.unwrap();
-        let second = queue.next().await;
-        let expect = |e: &Entry| e.publication().unwrap().expect.clone();
-        assert_eq!(expect(&second.entry), Expected::Digest(d(9)));
-        let read = Entry::decode(&queue.ledger.read(second.seq).await.unwrap());
-        assert_eq!(expect(&read.unwrap()), Expected::Digest(d(9)));
-        queue.done(&second, None).await.unwrap();
-        assert_eq!(expect(&queue.next().await.entry), Expected::Digest(d(2)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_refused_update_stops_its_own_tag_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("b"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        let job = queue.next().await;
-        queue.refused(&job, Error::new(ErrorKind::Denied, "publish", "no"));
-        let key = keys::tag(&Repo::cli(), &"a".parse().unwrap());
-        assert_eq!(digest_of(&queue.next().await), d(3));
-        assert!(queue.next().now_or_never().is_none());
-        // By itself, after its pause.
-        assert_eq!(queue.next().await.seq, job.seq);
-        // Or for somebody who waits, and is told.
-        queue.refused(&job, Error::new(ErrorKind::Denied, "publish", "no"));
-        let keys = [key];
-        let mut waits = Box::pin(queue.settled(&keys));
-        assert!(waits.as_mut().now_or_never().is_none());
-        assert_eq!(queue.next().now_or_never().unwrap().seq, job.seq);
-        queue.refused(&job, Error::new(ErrorKind::Full, "publish", "no"));
-        assert_eq!(waits.await.unwrap_err().kind, ErrorKind::Full);
-    }
-
-    #[tokio::test]
-    async fn a_full_queue_says_so() {
-        let dir = tempfile::tempdir().unwrap();
-        let queue = queue(dir.path()).await;
-        for n in 0..5 {
-            queue
-                .add(placed(n, None, Expected::Absent, &[]))
-                .await
-                .unwrap();
-        }
-        let e = queue.add(placed(6, None, Expected::Absent, &[])).await;
-        assert_eq!(e.unwrap_err().kind, ErrorKind::Full);
-        assert_eq!(queue.below(&keys::manifests_prefix(&Repo::cli())).len(), 5);
-        assert!(queue.below("r/cachectl/").is_empty());
     }
 }

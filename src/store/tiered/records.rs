@@ -36,7 +36,7 @@ fn is_kept(key: &str) -> bool {
 impl Core {
     /// The content of a record according to a queued update.
     async fn queued_record(&self, key: &str, limit: u64) -> Result<Option<Bytes>> {
-        let Some(entry) = self.queue.newest(key) else {
+        let Some(entry) = self.updates.newest(&key.to_owned()) else {
             return Ok(None);
         };
         match entry.what {
@@ -59,7 +59,7 @@ impl Core {
             return;
         }
         let _shared = self.mirror.read().await;
-        if self.queue.has(key) {
+        if self.updates.has(&key.to_owned()) {
             return;
         }
         passed_by(match bytes {
@@ -71,10 +71,7 @@ impl Core {
     /// Waits until no update of this record is queued.
     async fn record_settled(&self, key: &str) -> Result<()> {
         let keys = [key.to_owned()];
-        tokio::select! {
-            settled = self.queue.settled(&keys) => settled,
-            () = self.health.lost() => Err(self.health.away("write record")),
-        }
+        self.settled("write record", &self.updates, &keys).await
     }
 
     async fn queue_record(&self, key: &str, bytes: Bytes, why: Error) -> Result<()> {
@@ -90,14 +87,13 @@ impl Core {
             bytes: bytes.clone(),
         });
         let _alone = self.mirror.write().await;
-        self.queue.add(Placed::alone(entry)).await?;
+        self.updates.add(Placed::alone(entry)).await?;
         add(&self.counts.queued, 1);
         passed_by(self.front.records.write_record(key, bytes).await);
         Ok(())
     }
 }
 
-/// Records over both tiers.
 pub(super) struct TieredRecords {
     pub(super) core: Arc<Core>,
     pub(super) patience: Patience,
@@ -162,11 +158,9 @@ impl Records for TieredRecords {
             let found = core.front.records.read_record(key, limit).await;
             passed_by(found).flatten().is_some()
         };
-        let look = core.look("read record", self.patience, is_known, behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.read_record(key, limit).await,
-            found => found,
-        }
+        let front = core.front.records.read_record(key, limit);
+        core.look_or("read record", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
@@ -197,14 +191,13 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.list_records(&asked);
             behind.health.ask("list records", asked).await
         };
-        let look = core.look("list records", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.list_records(prefix).await?,
-            other => other?,
-        };
+        let front = core.front.records.list_records(prefix);
+        let listed = core
+            .look_or("list records", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeMap<String, Listed> =
             listed.into_iter().map(|l| (l.key.clone(), l)).collect();
-        for (key, entry) in core.queue.below(prefix) {
+        for (key, entry) in core.updates.below(prefix) {
             let bytes = core.queued_record(&key, record::MAX_BYTES).await?;
             let listed = Listed {
                 size: bytes.map(|b| b.len() as u64),
@@ -222,7 +215,7 @@ impl Records for TieredRecords {
             let asked = core.remote.records.any_record(prefix);
             return core.health.ask("list records", asked).await;
         }
-        if let Some((key, _)) = core.queue.below(prefix).into_iter().next() {
+        if let Some((key, _)) = core.updates.below(prefix).into_iter().next() {
             return Ok(Some(key));
         }
         let (behind, asked) = (core.clone(), prefix.to_owned());
@@ -230,11 +223,9 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.any_record(&asked);
             behind.health.ask("list records", asked).await
         };
-        let look = core.look("list records", self.patience, ready(true), behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.any_record(prefix).await,
-            found => found,
-        }
+        let front = core.front.records.any_record(prefix);
+        core.look_or("list records", self.patience, ready(true), behind, front)
+            .await
     }
 
     async fn repositories(&self) -> Result<Vec<Repo>> {
@@ -244,13 +235,12 @@ impl Records for TieredRecords {
             let asked = behind.remote.records.repositories();
             behind.health.ask("list", asked).await
         };
-        let look = core.look("list", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => core.front.records.repositories().await?,
-            other => other?,
-        };
+        let front = core.front.records.repositories();
+        let listed = core
+            .look_or("list", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeSet<Repo> = listed.into_iter().collect();
-        all.extend(core.queue.repositories());
+        all.extend(core.updates.repositories());
         Ok(all.into_iter().collect())
     }
 }

@@ -9,12 +9,12 @@ use super::{
     Core, LeftAlone,
     core::neighbours,
     counts::add,
-    entry::{Publication, What},
+    entry::{Entry, Publication, What},
     look::Patience,
     publish::{contended, holds, now_at},
     queue::Job,
     send::{Look, not_ours},
-    tags::One,
+    tags::TieredRepo,
 };
 use crate::{
     artifact::{Manifest, Tag},
@@ -46,29 +46,21 @@ impl Core {
     pub(super) async fn replay_all(self: Arc<Self>) {
         loop {
             self.health.up().await;
-            let job = self.queue.next().await;
-            let replayed = caller::on_behalf_of(job.caller.clone(), self.replay(&job));
-            let done = match replayed.await {
-                Ok(outcome) => self.finish(&job, outcome).await,
-                Err(e) => Err(e),
-            };
-            match done {
+            let job = self.updates.next().await;
+            let replayed = async { self.finish(&job, self.replay(&job.work).await?).await };
+            match caller::on_behalf_of(job.caller.clone(), replayed).await {
                 Ok(()) => add(&self.counts.replayed, 1),
-                Err(e) if e.is_temporary() => self.queue.put_back(&job),
-                Err(e) if e.kind == ErrorKind::Corrupt => {
-                    add(&self.counts.set_aside, 1);
-                    self.queue.damaged(&job, &e.to_string()).await;
-                }
                 Err(e) => {
-                    tracing::warn!(error = %e, "The remote store refuses an update; it is tried again");
-                    self.queue.refused(&job, e);
+                    if let Some(error) = self.updates.failed(&job, e).await {
+                        tracing::warn!(%error, "The remote store refuses an update; it is tried again");
+                    }
                 }
             }
         }
     }
 
-    async fn replay(self: &Arc<Self>, job: &Job) -> Result<Outcome> {
-        match &job.entry.what {
+    async fn replay(self: &Arc<Self>, entry: &Entry) -> Result<Outcome> {
+        match &entry.what {
             What::Record { key, bytes } => {
                 let asked = self.remote.records.write_record(key, bytes.clone());
                 let asked = self.health.ask("write record", asked).await;
@@ -78,7 +70,7 @@ impl Core {
                 Ok(Outcome::There)
             }
             What::Publish(publication) => {
-                let one = self.one(&publication.repo, Patience::Long);
+                let one = self.tiered_repo(&publication.repo, Patience::Long);
                 one.replay(self, publication).await
             }
         }
@@ -92,21 +84,21 @@ impl Core {
         read: impl Future<Output = Result<Option<T>>>,
     ) -> Result<()> {
         let read = self.health.ask(op, read).await.map_err(not_ours)?;
-        let why = "the remote store took it and does not have it";
+        let why = "the remote store accepted it but does not have it";
         let lost = || Error::new(ErrorKind::Unavailable, op, why).alone();
         read.map(drop).ok_or_else(lost)
     }
 
     /// Reports the result of an update, and removes it from the queue.
-    async fn finish(self: &Arc<Self>, job: &Job, outcome: Outcome) -> Result<()> {
+    async fn finish(self: &Arc<Self>, job: &Job<Entry>, outcome: Outcome) -> Result<()> {
         let Some((publication, tag)) = job
-            .entry
+            .work
             .publication()
             .and_then(|p| Some((p, p.tag.as_ref()?)))
         else {
-            return self.queue.done(job, None).await;
+            return self.updates.done(job, None).await;
         };
-        let one = self.one(&publication.repo, Patience::Long);
+        let one = self.tiered_repo(&publication.repo, Patience::Long);
         let _lock = self.tag_locks.lock(&one.tag_key(tag)).await;
         let (now, produced) = match &outcome {
             Outcome::There => (None, None),
@@ -119,16 +111,16 @@ impl Core {
             // Before it is removed from the queue: if the remote becomes unreachable just then, the front knows the result.
             one.keep(now, Some(tag)).await;
         }
-        self.queue.done(job, produced).await?;
+        self.updates.done(job, produced).await?;
         match outcome {
             Outcome::There | Outcome::Points(_) => {}
             Outcome::Merged(_) => {
-                tracing::info!(repo = %one.name, %tag, "Tag was moved during the outage; both were merged");
+                tracing::info!(repo = %one.name, %tag, "Another writer changed the tag during the outage; both manifests were merged");
                 add(&self.counts.merged, 1);
             }
             Outcome::LeftAlone(theirs) => {
                 let (ours, theirs) = (publication.manifest.digest, theirs.digest);
-                tracing::warn!(repo = %one.name, %tag, %ours, %theirs, "Tag was moved during the outage; ours stays readable by its digest only");
+                tracing::warn!(repo = %one.name, %tag, %ours, %theirs, "Another writer changed the tag during the outage; our manifest stays readable by its digest only");
                 add(&self.counts.left_alone, 1);
                 self.recent.add(LeftAlone {
                     repo: one.name.clone(),
@@ -142,12 +134,12 @@ impl Core {
     }
 }
 
-impl One {
+impl TieredRepo {
     async fn replay(&self, core: &Arc<Core>, publication: &Publication) -> Result<Outcome> {
         let digest = publication.manifest.digest;
         let ours = self.near.store().resolve(&digest.into()).await?;
         let Some(Resolved { manifest: ours, .. }) = ours else {
-            let why = "the manifest is not in front any more";
+            let why = "the manifest is no longer in the local cache directory";
             return Err(Error::new(ErrorKind::Corrupt, "publish", why).at("", digest));
         };
         let (children, _) = neighbours(&ours).await;
@@ -177,7 +169,7 @@ impl One {
             };
             // Whatever happens to the tag, the pusher may read the manifest by its digest.
             self.put(&ours, None, &Expect::Anything).await?;
-            let repository = core.repository(&self.name);
+            let repository = core.repository(&self.name, Patience::Long);
             let merged = core.moved.merge(&repository, tag, &ours, &theirs.manifest);
             let Some(merged) = merged.await else {
                 return Ok(Outcome::LeftAlone(theirs.manifest));

@@ -8,12 +8,17 @@ use super::{
     Core,
     counts::add,
     front::passed_by,
-    unsent::{Bytes, Job},
+    queue::Job,
+    unsent::{Blob, Trust},
+    uses::Pinned,
 };
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::error::{Error, ErrorKind, Result},
+    store::{
+        Body, Put,
+        error::{Error, ErrorKind, Result},
+    },
 };
 
 /// Concurrent checks of blobs.
@@ -46,64 +51,60 @@ impl Core {
         loop {
             self.health.up().await;
             let job = self.unsent.next().await;
-            match self.send(&job).await {
-                Ok(()) => {}
-                Err(e) if e.is_temporary() => self.unsent.put_back(&job),
-                Err(e) if e.kind == ErrorKind::Corrupt => self.lose(&job, &e).await,
-                Err(e) => {
-                    tracing::warn!(digest = %job.digest, error = %e, "The remote store refuses a blob; it is tried again");
-                    add(&self.counts.send_errors, 1);
-                    self.unsent.refused(&job, e);
-                }
+            let Err(e) = self.send(&job).await else {
+                continue;
+            };
+            if let Some(error) = self.unsent.failed(&job, e).await {
+                tracing::warn!(digest = %job.work.digest, %error, "The remote store refuses a blob; it is tried again");
+                add(&self.counts.send_errors, 1);
             }
         }
     }
 
-    async fn send(&self, job: &Job) -> Result<()> {
-        let desc = Descriptor::new("", job.digest, job.size);
-        match self.front.body(&desc, job.bytes == Bytes::Old).await {
+    async fn send(&self, job: &Job<Blob>) -> Result<()> {
+        let blob = &job.work;
+        let desc = Descriptor::new("", blob.digest, blob.size);
+        // Its bytes may be the cause of a refusal.
+        let check = blob.trust == Trust::Unknown || job.refusals > 0;
+        match self.front.body(&desc, check).await {
             Ok(Some(body)) => {
-                let put = self.remote.store.put(&desc, &body);
-                self.health.send("put", put).await.map_err(not_ours)?;
-                add(&self.counts.sent_blobs, 1);
-                add(&self.counts.sent_bytes, job.size);
+                self.put_behind(&desc, &body).await?;
             }
             // Its mark may have come back after a power failure, or the remote may have it from elsewhere.
             Ok(None) => {
-                self.must_be_there(
-                    &job.digest,
-                    job.size,
-                    "it is no longer in front, or was damaged there",
-                )
-                .await?;
+                let why = "it is no longer in the local cache directory, or was damaged there";
+                self.must_be_there(blob, why).await?;
             }
-            Err(e) if e.kind == ErrorKind::Corrupt => {
-                self.must_be_there(&job.digest, job.size, &e.message)
-                    .await?;
-            }
+            Err(e) if e.kind == ErrorKind::Corrupt => self.must_be_there(blob, &e.message).await?,
             Err(e) => return Err(e),
         }
-        self.seen.insert(&job.digest);
+        self.seen.insert(&blob.digest);
         self.unsent.sent(job).await;
         Ok(())
     }
 
-    /// # Errors
-    /// `Corrupt` if the remote does not have the blob either.
-    async fn must_be_there(&self, digest: &Digest, size: u64, why: &str) -> Result<()> {
-        let stat = self.remote.store.stat(digest);
-        match self.health.ask("stat", stat).await.map_err(not_ours)? {
-            Some(found) if found == size => Ok(()),
-            _ => Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest)),
-        }
+    /// Sends a blob to the remote.
+    pub(super) async fn put_behind(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let put = self.remote.store.put(desc, body);
+        let put = self.health.send("put", put).await.map_err(not_ours)?;
+        add(&self.counts.sent_blobs, 1);
+        add(&self.counts.sent_bytes, desc.size);
+        Ok(put)
     }
 
-    /// Gives up an acknowledged blob: its bytes in front were hashed and are damaged, or missing, and the remote does not have
-    /// it. Clients must be told that it does not exist.
-    async fn lose(&self, job: &Job, e: &Error) {
-        add(&self.counts.set_aside, 1);
-        passed_by(self.front.remove_damaged(&job.digest).await);
-        self.unsent.lost(job, &e.message).await;
+    /// Gives up an acknowledged blob, unless the remote has it: its bytes in front were hashed and are damaged, or missing.
+    ///
+    /// # Errors
+    /// `Corrupt` if the remote does not have it either.
+    async fn must_be_there(&self, blob: &Blob, why: &str) -> Result<()> {
+        let stat = self.remote.store.stat(&blob.digest);
+        let found = self.health.ask("stat", stat).await.map_err(not_ours)?;
+        if found == Some(blob.size) {
+            return Ok(());
+        }
+        // Clients must be told that it does not exist.
+        passed_by(self.front.remove(&[blob.digest], Pinned::Too).await);
+        Err(Error::new(ErrorKind::Corrupt, "put", why).at("", blob.digest))
     }
 
     /// Makes sure that the remote has the blobs that a manifest names, as far as they are in front.
@@ -119,7 +120,7 @@ impl Core {
     }
 
     async fn ensure(&self, digest: Digest, look: Look) -> Result<()> {
-        if !self.unsent.contains(&digest) {
+        if !self.unsent.has(&digest) {
             if look == Look::Lately && self.seen.contains(&digest) {
                 return Ok(());
             }
@@ -135,22 +136,18 @@ impl Core {
             self.seen.forget(&[digest]);
             let Some(size) = size else {
                 // A manifest may name missing blobs; its reader must cope (distribution spec, "Pushing manifests").
-                tracing::debug!(%digest, "A blob that is named is neither in front nor behind");
+                tracing::debug!(%digest, "A manifest names a blob that is neither in the local cache directory nor in the remote store");
                 return Ok(());
             };
-            tracing::info!(%digest, "The remote store does not have a blob that is in front, and is sent it");
-            self.unsent
-                .add(&digest, size, Bytes::Old, pin, None)
-                .await?;
+            tracing::info!(%digest, "The remote store lacks a blob of the local cache directory, which is uploaded");
+            let blob = Blob::new(digest, size, Trust::Unknown);
+            self.unsent.add(blob, pin, None).await?;
         }
-        tokio::select! {
-            sent = self.unsent.until_sent(&digest) => sent?,
-            () = self.health.lost() => return Err(self.health.away("put")),
-        }
+        self.settled("put", &self.unsent, &[digest]).await?;
         if self.seen.contains(&digest) {
             return Ok(());
         }
-        let why = "it was damaged in front before the store behind had it; push it again";
+        let why = "it was damaged here before it was uploaded; push it again";
         Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest))
     }
 }

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{Core, front::passed_by};
+use super::{Core, front::passed_by, uses::Pinned};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
@@ -18,7 +18,7 @@ use crate::{
 impl Core {
     fn sweeper(&self) -> Result<&dyn Sweep> {
         self.remote.store.sweep().map(|s| &**s).ok_or_else(|| {
-            let why = "the store behind cannot be swept";
+            let why = "the remote store cannot be swept";
             Error::new(ErrorKind::Unsupported, "sweep", why)
         })
     }
@@ -33,13 +33,13 @@ impl Core {
             if self.unsent.is_refused(&digest) {
                 continue;
             }
-            let sent = tokio::select! {
-                sent = self.unsent.until_sent(&digest) => sent,
-                () = self.health.lost() => return Err(self.health.away("sweep")),
+            let Err(error) = self.settled("sweep", &self.unsent, &[digest]).await else {
+                continue;
             };
-            if let Err(error) = sent {
-                tracing::debug!(%digest, %error, "A sweep does not wait for a blob that the remote store refuses");
+            if error.is_temporary() {
+                return Err(error);
             }
+            tracing::debug!(%digest, %error, "A sweep does not wait for a blob that the remote store refuses");
         }
         Ok(())
     }
@@ -54,7 +54,7 @@ impl Sweep for Core {
 
     async fn roots(&self) -> Result<Vec<Digest>> {
         // The queue first: entries that leave it meanwhile are in the remote by then.
-        let mut roots = self.queue.manifests();
+        let mut roots = self.updates.manifests();
         roots.extend(self.health.ask("list", self.sweeper()?.roots()).await?);
         roots.sort_unstable();
         roots.dedup();
@@ -93,7 +93,7 @@ impl Sweep for Core {
         let asked = self.sweeper()?.remove(&digests, unless_newer_than);
         let removed = self.health.ask("remove", asked).await?;
         self.seen.forget(&digests);
-        passed_by(self.front.remove(&digests).await);
+        passed_by(self.front.remove(&digests, Pinned::Stay).await);
         Ok(removed)
     }
 
@@ -104,7 +104,7 @@ impl Sweep for Core {
 
     /// Blobs in the backlog are written when they are sent, which renews them.
     async fn renew(&self, digest: &Digest) -> Result<bool> {
-        if self.unsent.contains(digest) {
+        if self.unsent.has(digest) {
             return Ok(true);
         }
         let asked = self.sweeper()?.renew(digest);

@@ -1,11 +1,11 @@
-//! One repository over both tiers: the store that an API server or a verb gets.
+//! TieredRepo repository over both tiers: the store that an API server or a verb gets.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{collections::BTreeMap, future::ready, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{Core, entry::Publication, front::passed_by, look::Patience, wait::Turn};
+use super::{Core, entry::Publication, front::passed_by, look::Patience};
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
     digest::Digest,
@@ -32,9 +32,8 @@ pub(super) fn of_own_version(version: &Version) -> Option<Digest> {
     version.0.strip_prefix(OWN_VERSION)?.parse().ok()
 }
 
-/// A repository.
 #[derive(Clone)]
-pub(super) struct One {
+pub(super) struct TieredRepo {
     pub(super) core: Arc<Core>,
     pub(super) name: Repo,
     pub(super) near: Repository,
@@ -42,7 +41,7 @@ pub(super) struct One {
     patience: Patience,
 }
 
-impl One {
+impl TieredRepo {
     pub(super) fn new(core: &Arc<Core>, name: &Repo, patience: Patience) -> Self {
         Self {
             core: core.clone(),
@@ -59,7 +58,7 @@ impl One {
 
     /// What a tag stands for according to the queue; `None` if no update of it is queued.
     pub(super) async fn queued(&self, tag: &Tag) -> Result<Option<Resolved>> {
-        let Some(entry) = self.core.queue.newest(&self.tag_key(tag)) else {
+        let Some(entry) = self.core.updates.newest(&self.tag_key(tag)) else {
             return Ok(None);
         };
         let Some(Publication { manifest, .. }) = entry.publication() else {
@@ -95,12 +94,11 @@ impl One {
         let (one, asked) = (self.clone(), tag.clone());
         let behind = async move { one.resolve_behind(&asked).await };
         let is_known = async { self.known(tag).await.is_some() };
-        let look = self.core.look("resolve", self.patience, is_known, behind);
-        match look.await {
-            // A name that is not known here is a miss, so that a writer can create it.
-            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await),
-            found => found,
-        }
+        // A name that is not known here is a miss, so that a writer can create it.
+        let front = async { Ok(self.known(tag).await) };
+        self.core
+            .look_or("resolve", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn point_behind(&self, tag: &Tag) -> Result<Option<Pointer>> {
@@ -119,11 +117,11 @@ impl One {
 
     /// What a tag stands for according to the remote; the answer is copied to the front.
     async fn resolve_behind(&self, tag: &Tag) -> Result<Option<Resolved>> {
-        let turn = self.core.tag_locks.turn(&self.tag_key(tag));
+        let writes = self.core.tag_locks.writes(&self.tag_key(tag));
         let reference = tag.clone().into();
         let asked = self.remote.store().resolve(&reference);
         let found = self.core.health.ask("resolve", asked).await?;
-        self.take_on(tag, found.as_ref(), turn).await;
+        self.take_on(tag, found.as_ref(), writes).await;
         self.was_read(tag, found.as_ref().map(|r| &r.manifest.digest));
         Ok(found)
     }
@@ -136,14 +134,14 @@ impl One {
     }
 
     /// Copies the remote's answer about a tag to the front, unless the tag was written since.
-    async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, turn: Turn) {
+    async fn take_on(&self, tag: &Tag, found: Option<&Resolved>, writes: u64) {
         let known = unwatched(self.known(tag)).await;
         let known = known.map(|r| r.manifest.digest);
         if known == found.map(|r| r.manifest.digest) {
             return;
         }
         let key = self.tag_key(tag);
-        let Some(_lock) = self.core.tag_locks.if_still(&key, turn) else {
+        let Some(_lock) = self.core.tag_locks.if_still(&key, writes) else {
             return;
         };
         match found {
@@ -176,7 +174,7 @@ impl One {
         if marked.is_leaving(digest) {
             return Ok(None);
         }
-        if !marked.has(digest) || self.core.unsent.contains(digest) {
+        if !marked.has(digest) || self.core.unsent.has(digest) {
             return Ok(found);
         }
         let asked = self.remote.store().stat(digest);
@@ -198,15 +196,11 @@ impl One {
             return Ok(Some(found));
         }
         let asked = self.remote.store().resolve(&reference);
-        match self.core.health.ask("resolve", asked).await {
-            Ok(found) => {
-                if let Some(found) = &found {
-                    self.keep(&found.manifest, None).await;
-                }
-                Ok(found)
-            }
-            Err(e) => Err(e),
+        let found = self.core.health.ask("resolve", asked).await?;
+        if let Some(found) = &found {
+            self.keep(&found.manifest, None).await;
         }
+        Ok(found)
     }
 }
 
@@ -217,7 +211,7 @@ pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
 }
 
 #[async_trait]
-impl BlobStore for One {
+impl BlobStore for TieredRepo {
     async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
         let found = self.core.stat(digest, self.patience).await?;
         self.unless_swept(digest, found).await
@@ -233,7 +227,7 @@ impl BlobStore for One {
 }
 
 #[async_trait]
-impl TagStore for One {
+impl TagStore for TieredRepo {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         match reference {
             Reference::Tag(tag) => self.resolve_tag(tag).await,
@@ -242,7 +236,7 @@ impl TagStore for One {
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
-        let queued = self.core.queue.newest(&self.tag_key(tag));
+        let queued = self.core.updates.newest(&self.tag_key(tag));
         if let Some(entry) = &queued
             && let Some(Publication { manifest, .. }) = entry.publication()
         {
@@ -257,12 +251,10 @@ impl TagStore for One {
         let (one, asked) = (self.clone(), tag.clone());
         let behind = async move { one.point_behind(&asked).await };
         let is_known = async { self.known(tag).await.is_some() };
-        let look = self.core.look("resolve", self.patience, is_known, behind);
-        match look.await {
-            // As for readers.
-            Err(e) if e.kind.is_temporary() => Ok(self.known(tag).await.map(Pointer::from)),
-            found => found,
-        }
+        let front = async { Ok(self.known(tag).await.map(Pointer::from)) };
+        self.core
+            .look_or("resolve", self.patience, is_known, behind, front)
+            .await
     }
 
     async fn publish(
@@ -286,16 +278,14 @@ impl TagStore for One {
             let asked = one.remote.store().tags_dated(&below);
             one.core.health.ask("list tags", asked).await
         };
-        let look = self
+        let front = self.near.store().tags_dated(prefix);
+        let listed = self
             .core
-            .look("list tags", self.patience, ready(true), behind);
-        let listed = match look.await {
-            Err(e) if e.kind.is_temporary() => self.near.store().tags_dated(prefix).await?,
-            other => other?,
-        };
+            .look_or("list tags", self.patience, ready(true), behind, front)
+            .await?;
         let mut all: BTreeMap<Tag, Option<Time>> = listed.into_iter().collect();
         let below = format!("{}{prefix}", keys::tags_prefix(&self.name));
-        for (key, _) in self.core.queue.below(&below) {
+        for (key, _) in self.core.updates.below(&below) {
             if let Some(keys::Key::Tag(_, tag)) = keys::parse(&key) {
                 // It is newer than the remote's tag.
                 all.insert(tag, None);
@@ -310,16 +300,15 @@ impl TagStore for One {
             let asked = one.remote.store().clock();
             one.core.health.ask("clock", asked).await
         };
-        let look = self.core.look("clock", self.patience, ready(true), behind);
-        match look.await {
-            Err(e) if e.kind.is_temporary() => Ok(Time::now()),
-            other => other,
-        }
+        let front = async { Ok(Time::now()) };
+        self.core
+            .look_or("clock", self.patience, ready(true), behind, front)
+            .await
     }
 }
 
 #[async_trait]
-impl Untag for One {
+impl Untag for TieredRepo {
     async fn untag(&self, tag: &Tag) -> Result<bool> {
         let key = self.tag_key(tag);
         let away = |e: Error| {

@@ -211,12 +211,10 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Their digests.
     pub(super) fn digests(&self) -> Vec<Digest> {
         self.claimed.iter().map(|c| c.digest).collect()
     }
 
-    /// Their bytes on disk.
     pub(super) fn bytes(&self) -> u64 {
         self.claimed.iter().map(|c| c.size).sum()
     }

@@ -1,13 +1,9 @@
-//! Helpers for waiting: pauses between retries, and locks of tags.
+//! Helpers for waiting: for changes, and between retries.
 
-use std::{
-    hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::{
-    sync::{Mutex, MutexGuard, Notify},
+    sync::Notify,
     time::{Instant, timeout_at},
 };
 
@@ -18,7 +14,6 @@ const PAUSES: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins
 
 /// The answer of a check.
 pub(super) enum Check<T> {
-    /// The answer.
     Now(T),
     /// No answer yet; check again after the next change, or at this time.
     Later(Option<Instant>),
@@ -75,70 +70,9 @@ impl Rest {
     }
 }
 
-const STRIPES: usize = 64;
-
-struct Stripe {
-    lock: Mutex<()>,
-    turns: AtomicU64,
-}
-
-/// Locks of tags; several tags share one, which costs a short wait.
-pub(super) struct TagLocks(Vec<Stripe>);
-
-/// How often a tag had been written at some point in time.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Turn(u64);
-
-impl TagLocks {
-    pub(super) fn new() -> Self {
-        let stripe = || Stripe {
-            lock: Mutex::new(()),
-            turns: AtomicU64::new(0),
-        };
-        Self((0..STRIPES).map(|_| stripe()).collect())
-    }
-
-    fn stripe(&self, key: &str) -> &Stripe {
-        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
-        &self.0[hash as usize % STRIPES]
-    }
-
-    /// Holds the tag with this key while it is written.
-    pub(super) async fn lock(&self, key: &str) -> MutexGuard<'_, ()> {
-        let stripe = self.stripe(key);
-        let guard = stripe.lock.lock().await;
-        stripe.turns.fetch_add(1, Relaxed);
-        guard
-    }
-
-    /// The state to pass to [`Self::if_still`] after a read.
-    pub(super) fn turn(&self, key: &str) -> Turn {
-        Turn(self.stripe(key).turns.load(Relaxed))
-    }
-
-    /// Holds the tag if nobody has written it since; `None` means that what was read may be outdated.
-    pub(super) fn if_still(&self, key: &str, turn: Turn) -> Option<MutexGuard<'_, ()>> {
-        let guard = self.stripe(key).lock.try_lock().ok()?;
-        (self.turn(key) == turn).then_some(guard)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn what_was_read_before_a_write_is_old_after_it() {
-        let locks = TagLocks::new();
-        let key = "r/a/tags/x";
-        let turn = locks.turn(key);
-        assert!(locks.if_still(key, turn).is_some());
-        let held = locks.lock(key).await;
-        assert!(locks.if_still(key, turn).is_none());
-        drop(held);
-        assert!(locks.if_still(key, turn).is_none());
-        assert!(locks.if_still(key, locks.turn(key)).is_some());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_refused_rests_until_it_is_hurried() {

@@ -79,7 +79,10 @@ async fn a_marked_blob_that_is_pushed_again_is_renewed_when_it_is_sent() {
     let an_hour_ago = SystemTime::now() - DAY / 24;
     file.set_modified(an_hour_ago).unwrap();
     let core = &daemon.tiered.core;
-    core.front.remove(&[digest]).await.unwrap();
+    core.front
+        .remove(&[digest], uses::Pinned::Stay)
+        .await
+        .unwrap();
     core.seen.forget(&[digest]);
     core.remote
         .store
