@@ -72,7 +72,7 @@ impl Daemon {
         }
         let report = report.ok_or_else(|| proto::Nonsense("it has no report".to_owned()));
         report.and_then(M::Report::from_wire).map_err(|e| {
-            let error = store::Error::new(ErrorKind::Corrupt, M::OP, e.to_string());
+            let error = store::Error::corrupt(M::OP, e.to_string());
             error.at(&self.url, "").into()
         })
     }
@@ -159,7 +159,7 @@ impl Service<http::Request<tonic::body::Body>> for Way {
 
 /// Checks that the peer is a daemon with a compatible version.
 fn check_version(headers: &http::HeaderMap) -> store::Result<()> {
-    let refused = |why: String| Err(store::Error::new(ErrorKind::Unsupported, "ask", why));
+    let refused = |why: String| Err(store::Error::unsupported("ask", why));
     let ours = proto::PROTOCOL;
     let Some(theirs) = headers.get(proto::PROTOCOL_KEY) else {
         return refused(

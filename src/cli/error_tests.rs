@@ -16,7 +16,7 @@ fn render_says_what_why_and_what_to_do() {
 #[test]
 fn hint_of_a_refusal_fits_who_refused() {
     let hints = |store: &str, message: &str| {
-        let e = store::Error::new(ErrorKind::Denied, "open", message).at(store, "");
+        let e = store::Error::denied("open", message).at(store, "");
         CommandError::from(e).hints.join(" ")
     };
     // A folder's mode has nothing to do with credentials.
@@ -38,7 +38,7 @@ fn hint_of_a_refusal_fits_who_refused() {
     assert!(unknown("s3://b", "no credentials: none found").contains("AWS_ACCESS_KEY_ID"));
     // Nor is a daemon's memory space on its disk.
     let full = |message: &str| {
-        let e = store::Error::new(ErrorKind::Full, "ls", message).at("cachectld:/d.sock", "");
+        let e = store::Error::full("ls", message).at("cachectld:/d.sock", "");
         CommandError::from(e).hints.join(" ")
     };
     for said in [
@@ -73,7 +73,7 @@ fn hint_of_a_refusal_fits_who_refused() {
 
 #[test]
 fn messages_have_names_instead_of_tags_and_no_endless_words() {
-    let e = store::Error::new(ErrorKind::Timeout, "resolve", "no answer").at(
+    let e = store::Error::timeout("resolve", "no answer").at(
         "oci://reg.example/go",
         "gobuild.example_2ecom_2fapp.default.",
     );
@@ -94,7 +94,7 @@ fn a_spent_budget_says_what_the_store_answered_and_how_to_carry_less_only_where_
             budget: std::time::Duration::from_secs(3),
         })
     };
-    let refused = store::Error::new(ErrorKind::Unavailable, "resolve", "Connection refused")
+    let refused = store::Error::unavailable("resolve", "Connection refused")
         .at("oci://r.example/c", "t")
         .unheard();
     let line = spent().at_the_store(&refused).line();
@@ -126,10 +126,10 @@ fn line_breaks_and_escapes_of_a_server_do_not_reach_the_terminal() {
 
 #[test]
 fn bad_options_are_usage_wherever_they_are_found() {
-    let e = CommandError::from(store::Error::new(ErrorKind::Invalid, "open", "bad URL"));
+    let e = CommandError::from(store::Error::invalid("open", "bad URL"));
     assert_eq!(e.kind.code(), 2);
     for op in ["get", "publish", "read password"] {
-        let e = CommandError::from(store::Error::new(ErrorKind::Invalid, op, "refused"));
+        let e = CommandError::from(store::Error::invalid(op, "refused"));
         assert_eq!(
             e.kind.code(),
             1,

@@ -16,7 +16,7 @@ use crate::{
     artifact::name::Only,
     ops::remove::{self, Removed},
     proto::Wire as _,
-    store::{self, ErrorKind},
+    store::{self},
     task,
 };
 
@@ -110,7 +110,7 @@ async fn remove(upkeep: &Upkeep<'_>, options: &remove::Options) -> Result<remove
     // A daemon that does not support these filters removes everything, and reports no names: so always do a dry run first.
     if !options.only.is_any() && report.names.is_empty() && !report.tags.is_empty() {
         let why = "the daemon cannot filter by scope, key or kind: it is older than this cachectl; use the same release of both";
-        let error = store::Error::new(ErrorKind::Unsupported, "remove", why);
+        let error = store::Error::unsupported("remove", why);
         return Err(error.at(&upkeep.ctx.store.url().to_string(), "").into());
     }
     Ok(report)

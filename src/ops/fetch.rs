@@ -202,9 +202,7 @@ impl Fetcher {
     }
 
     async fn stream(&self, request: &Request, done: &mut usize) -> store::Result<()> {
-        let corrupt = |why: &str| {
-            store::Error::new(ErrorKind::Corrupt, "get", why).at("", request.desc.digest)
-        };
+        let corrupt = |why: &str| store::Error::corrupt("get", why).at("", request.desc.digest);
         // Reserve all of a request's bytes at once: requests that each hold a part and wait for more would deadlock.
         let mut room = self.room(request).await;
         let range = request.range();
@@ -311,7 +309,7 @@ impl Pieces<'_> {
         while self.rest.is_empty() {
             let Some(piece) = self.body.next().await else {
                 let why = "ends too early";
-                return Err(store::Error::new(ErrorKind::Corrupt, "get", why));
+                return Err(store::Error::corrupt("get", why));
             };
             self.rest = piece?;
             self.came

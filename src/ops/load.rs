@@ -508,7 +508,7 @@ pub async fn read_blob(store: &dyn RepoStore, desc: &Descriptor) -> store::Resul
     let bytes = store::collect(stream, desc.size).await?;
     if !desc.digest.matches(&bytes) {
         let why = "its bytes do not match its digest";
-        return Err(store::Error::new(ErrorKind::Corrupt, "read", why).at("", desc.digest));
+        return Err(store::Error::corrupt("read", why).at("", desc.digest));
     }
     Ok(Some(bytes))
 }

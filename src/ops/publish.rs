@@ -25,7 +25,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     memory::Reservation,
-    store::{self, Body, ErrorKind, Expect, Meet, Published},
+    store::{self, Body, Expect, Meet, Published},
 };
 
 /// Most rounds of folding before it is left to other writers.
@@ -178,7 +178,7 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
         "gave up after {SWAPS} attempts: others keep writing `{}`",
         name.name
     );
-    Err(store::Error::new(ErrorKind::Unavailable, "publish", why).into())
+    Err(store::Error::unavailable("publish", why).into())
 }
 
 async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {

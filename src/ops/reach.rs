@@ -15,7 +15,7 @@ use super::{
 use crate::{
     artifact::Tag,
     digest::Digest,
-    store::{self, ErrorKind, Repository, Untag, keys::Repo, repository::TagPart},
+    store::{self, Repository, Untag, keys::Repo, repository::TagPart},
 };
 
 /// Decides whether a repository may be read, or changed.
@@ -230,8 +230,7 @@ impl RepoContext {
 fn untag_of(ctx: &Context) -> store::Result<&dyn Untag> {
     ctx.store.untag().map(|u| &**u).ok_or_else(|| {
         let why = "nothing can be deleted: the store does not support it, or was opened read-only";
-        store::Error::new(ErrorKind::Unsupported, "remove tags", why)
-            .at(&ctx.store.url().to_string(), "")
+        store::Error::unsupported("remove tags", why).at(&ctx.store.url().to_string(), "")
     })
 }
 

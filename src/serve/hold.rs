@@ -411,7 +411,7 @@ mod tests {
     async fn one_content_that_fails_while_others_are_answered_is_not_held() {
         let ticket = ticket().await;
         let fails = |answer: &str| {
-            let e = store::Error::new(store::ErrorKind::Unavailable, "publish", answer);
+            let e = store::Error::unavailable("publish", answer);
             Refusal::from(e)
         };
         for (answers, held) in [(true, false), (false, true)] {

@@ -17,7 +17,7 @@ mod file;
 
 pub use file::file_stream;
 
-use super::error::{Error, ErrorKind, Result};
+use super::error::{Error, Result};
 use crate::{
     digest::{Digest, Sha256Hasher},
     fs, task,
@@ -53,7 +53,7 @@ pub async fn collect(mut stream: ByteStream, len: u64) -> Result<Bytes> {
     }
     if all.len() as u64 != len {
         let why = format!("expected {len} bytes, received {}", all.len());
-        return Err(Error::new(ErrorKind::Corrupt, "read", why));
+        return Err(Error::corrupt("read", why));
     }
     Ok(all.freeze())
 }

@@ -143,5 +143,5 @@ fn is_refusal(e: &Error) -> bool {
 /// The error for a key that does not belong to a record of a repository.
 fn no_place(op: &'static str, key: &str) -> Error {
     let why = "only records of repositories can be stored here, under the names of keys.rs";
-    Error::new(ErrorKind::Unsupported, op, why).at("", key)
+    Error::unsupported(op, why).at("", key)
 }

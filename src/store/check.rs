@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     body::Body,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
 };
 use crate::{
     artifact::{Descriptor, Manifest, descriptor::MAX_MANIFEST_BYTES},
@@ -26,8 +26,7 @@ pub(super) fn check_range(op: &'static str, desc: &Descriptor, range: &Range<u64
         return Ok(());
     }
     let (start, end, size) = (range.start, range.end, desc.size);
-    Err(Error::new(
-        ErrorKind::Invalid,
+    Err(Error::invalid(
         op,
         format!("bytes {start} to {end} were requested of a blob of {size} bytes"),
     ))
@@ -40,15 +39,13 @@ pub(super) fn check_range(op: &'static str, desc: &Descriptor, range: &Range<u64
 pub(super) fn check_manifest(manifest: &Manifest) -> Result<()> {
     if manifest.bytes.len() as u64 > MAX_MANIFEST_BYTES {
         let size = manifest.bytes.len();
-        return Err(Error::new(
-            ErrorKind::Invalid,
+        return Err(Error::invalid(
             "publish",
             format!("a manifest of {size} bytes exceeds the limit of {MAX_MANIFEST_BYTES}"),
         ));
     }
     if !manifest.digest.matches(&manifest.bytes) {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
+        return Err(Error::corrupt(
             "publish",
             "the manifest's bytes do not match its digest",
         ));
@@ -77,7 +74,7 @@ pub(super) async fn check_body(op: &'static str, desc: &Descriptor, body: &Body)
 /// As [`check_body`]; may block.
 pub(super) fn check_body_blocking(op: &'static str, desc: &Descriptor, body: &Body) -> Result<()> {
     let (want, size) = (desc.digest, body.len());
-    let wrong = |why: String| Err(Error::new(ErrorKind::Corrupt, op, why).at("", want));
+    let wrong = |why: String| Err(Error::corrupt(op, why).at("", want));
     if size != desc.size {
         return wrong(format!(
             "the body has {size} bytes, but its descriptor says {}",

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::{
     BlobStore, Body, ByteStream, Put, StoredBlob, Version,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     keyed::{Condition, Detail, Keyed, Object, Objects, SweptBlobs},
     keys::{self, Key, Repo},
     record,
@@ -142,7 +142,7 @@ fn write(
     };
     if !holds {
         let why = "it changed since it was read";
-        return Err(Error::new(ErrorKind::Conflict, op, why));
+        return Err(Error::conflict(op, why));
     }
     // The record of a manifest rarely changes, and is written with each push of it.
     let is_known = matches!(

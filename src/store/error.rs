@@ -72,6 +72,30 @@ pub struct Error {
 /// Result of a store operation.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// Constructors by kind, as [`Error::new`].
+macro_rules! constructors {
+    ($($name:ident = $kind:ident;)+) => {
+        impl Error {
+            $(
+                #[doc = concat!("[`ErrorKind::", stringify!($kind), "`]; as [`Error::new`].")]
+                pub fn $name(op: &'static str, message: impl Into<String>) -> Self {
+                    Self::new(ErrorKind::$kind, op, message)
+                }
+            )+
+        }
+    };
+}
+constructors! {
+    conflict = Conflict;
+    corrupt = Corrupt;
+    denied = Denied;
+    full = Full;
+    invalid = Invalid;
+    timeout = Timeout;
+    unavailable = Unavailable;
+    unsupported = Unsupported;
+}
+
 impl Error {
     /// An error of the first attempt, without a cause.
     pub fn new(kind: ErrorKind, op: &'static str, message: impl Into<String>) -> Self {

@@ -125,7 +125,7 @@ impl FromStr for UploadId {
 /// The error of a request that has waited too long for another request of its upload.
 fn busy(id: &UploadId) -> Error {
     let why = "another request is still sending to this upload";
-    Error::new(ErrorKind::Conflict, "upload", why).at("", id)
+    Error::conflict("upload", why).at("", id)
 }
 
 /// Result of an append.

@@ -124,9 +124,7 @@ impl Layout {
                 .await?;
             } else if !version.starts_with("1.") {
                 let message = format!("`{VERSION_FILE}` says version {version}, expected 1.0.0");
-                return Err(
-                    Error::new(ErrorKind::Corrupt, "open", message).at(self.entered.name(), "")
-                );
+                return Err(Error::corrupt("open", message).at(self.entered.name(), ""));
             }
         }
         // Other tools refuse a layout without an index.
@@ -212,9 +210,7 @@ impl Layout {
             }
             if Instant::now() >= end {
                 let message = format!("`{BUILDKIT_LOCK}` keeps being created and removed");
-                return Err(
-                    Error::new(ErrorKind::Timeout, op, message).at(self.entered.name(), key)
-                );
+                return Err(Error::timeout(op, message).at(self.entered.name(), key));
             }
         }
     }
@@ -243,8 +239,7 @@ fn resolve_tag(
             // The format has no field for it.
             modified: None,
         })),
-        None => Err(Error::new(
-            ErrorKind::Corrupt,
+        None => Err(Error::corrupt(
             op,
             format!(
                 "it points at {}, which is missing; export again to repair it",

@@ -5,7 +5,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
-use super::error::{Error, ErrorKind, Result};
+use super::error::{Error, Result};
 use crate::fs;
 
 mod patience;
@@ -117,7 +117,7 @@ impl Common {
         let Some(path) = &self.ca_bundle else {
             return Ok(None);
         };
-        let refused = |why: String| Error::new(ErrorKind::Invalid, "read CA bundle", why);
+        let refused = |why: String| Error::invalid("read CA bundle", why);
         let pem = fs::read_if_there(path, MAX_BUNDLE_BYTES)
             .map_err(|e| refused(e.to_string()))?
             .ok_or_else(|| refused(format!("`{}` does not exist", path.display())))?;
@@ -277,6 +277,7 @@ pub fn install_tls_provider() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn no_proxy_is_understood_with_ports_stars_domains_and_networks() {

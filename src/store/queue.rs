@@ -1,6 +1,6 @@
 //! Errors for data that exceeds the limits of the upload queue.
 
-use super::error::{Error, ErrorKind};
+use super::error::Error;
 
 /// Value of [`Error::op`] when a caller has used up its share of the queue; its text is for that caller.
 pub const OVER_SHARE: &str = "share the queue";
@@ -13,7 +13,7 @@ pub(super) fn queue_full(what: &str) -> Error {
     let why = format!(
         "{what} full of writes that wait for the remote store, which must accept some first; a prune does not help"
     );
-    Error::new(ErrorKind::Full, QUEUE_FULL, why)
+    Error::full(QUEUE_FULL, why)
 }
 
 /// Refuses further `what` of one caller, while others may still add some; `Full`.
@@ -21,5 +21,5 @@ pub(super) fn over_share(what: &str) -> Error {
     let why = format!(
         "too many {what} of this caller wait for the remote store, and the rest of the queue is reserved for others: push again when the store has accepted some"
     );
-    Error::new(ErrorKind::Full, OVER_SHARE, why)
+    Error::full(OVER_SHARE, why)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::error::{Error, ErrorKind, Result};
+use super::error::{Error, Result};
 use crate::{
     artifact::{Descriptor, Manifest, outline::Outline},
     digest::Digest,
@@ -194,13 +194,8 @@ pub fn encode(record: &impl Serialize) -> Vec<u8> {
 /// # Errors
 /// `Corrupt` for an invalid record, such as an empty file left by a power failure.
 pub fn decode<T: DeserializeOwned>(op: &'static str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(
-            ErrorKind::Corrupt,
-            op,
-            format!("its record is damaged: {e}"),
-        )
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|e| Error::corrupt(op, format!("its record is damaged: {e}")))
 }
 
 /// Warns that a tag, or a part of one, cannot be read, so a sweep keeps every manifest of its repository: it could be any of
@@ -216,6 +211,7 @@ pub(super) fn warn_of_damaged_name(key: &str, error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn record_round_trips_and_skips_unknown_fields() {

@@ -10,7 +10,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     Body, ByteStream, Expect, Pointer, Published, Put, Records, RepoStore, Resolved, Untag,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     keys::{self, Repo},
     record::{self, Linked},
 };
@@ -276,7 +276,7 @@ impl Repository {
         digest: &Digest,
         known: &record::Manifested,
     ) -> Result<Resolved> {
-        let lost = |why: &str| Err(Error::new(ErrorKind::Corrupt, "resolve", why).at("", digest));
+        let lost = |why: &str| Err(Error::corrupt("resolve", why).at("", digest));
         if known.size > MAX_MANIFEST_BYTES {
             return lost("its record states a size over the limit for manifests");
         }
@@ -366,8 +366,7 @@ impl Repository {
         match self.store.publish(manifest, tag, &Expect::Anything).await? {
             Published::Done => Ok(()),
             // Without a condition, only a store that contradicts itself reports this.
-            Published::Conflict => Err(Error::new(
-                ErrorKind::Conflict,
+            Published::Conflict => Err(Error::conflict(
                 "publish",
                 "the tag changed during the write",
             )),

@@ -110,7 +110,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::store::ErrorKind;
 
     #[tokio::test(start_paused = true)]
     async fn an_unsigned_answer_has_the_store_asked_at_most_once_in_a_while() {
@@ -149,7 +148,7 @@ mod tests {
         let settle = || {
             signs.settle("stat", To::Head, async {
                 asked.fetch_add(1, Ordering::Relaxed);
-                Err(Error::new(ErrorKind::Unavailable, "ask", "a page"))
+                Err(Error::unavailable("ask", "a page"))
             })
         };
         for _ in 0..3 {

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr};
 
 use super::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     registry, s3,
     wrap::counters::Tier,
 };
@@ -49,8 +49,7 @@ impl FromStr for StoreUrl {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        let refused =
-            |why: String| Error::new(ErrorKind::Invalid, "open", why).at(&redact::url(s), "");
+        let refused = |why: String| Error::invalid("open", why).at(&redact::url(s), "");
         let (scheme, rest) = s.split_once(':').unwrap_or(("", s));
         match scheme {
             "disk" => Ok(Self::Disk(path(scheme, rest).map_err(refused)?)),
@@ -146,6 +145,7 @@ impl fmt::Display for StoreUrl {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     fn url(s: &str) -> StoreUrl {
         s.parse().unwrap()

@@ -307,11 +307,11 @@ impl<'a> Copier<'a> {
             };
             if spool.size() != want.size {
                 let why = format!("expected {} bytes, received {}", want.size, spool.size());
-                return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+                return Err(store::Error::corrupt("read", why));
             }
             if digest != want.digest {
                 let why = "its bytes do not match its digest";
-                return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+                return Err(store::Error::corrupt("read", why));
             }
             Ok(Body::Spool(Arc::new(spool)))
         });
@@ -330,7 +330,7 @@ impl<'a> Copier<'a> {
         let (read, written) = tokio::join!(reading, writing);
         if read? > desc.size {
             let why = "received more bytes than its size";
-            return Err(store::Error::new(ErrorKind::Corrupt, "read", why));
+            return Err(store::Error::corrupt("read", why));
         }
         written
     }

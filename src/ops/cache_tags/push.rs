@@ -172,7 +172,7 @@ impl CacheTags {
             }
         }
         let why = "others kept deleting its parts during the merge; push again";
-        Err(Error::new(ErrorKind::Conflict, "merge", why).at("", tag))
+        Err(Error::conflict("merge", why).at("", tag))
     }
 
     /// Prepares a tag before a part is added. A manifest that someone else made it point at becomes a part too, unless it was made of
@@ -388,5 +388,5 @@ fn too_large(what: &str, tag: &Tag) -> Error {
     let why = format!(
         "{what} it cannot be merged with the other caches of tag {tag}; push it to a separate tag"
     );
-    Error::new(ErrorKind::Invalid, "merge", why).at("", tag)
+    Error::invalid("merge", why).at("", tag)
 }

@@ -260,7 +260,7 @@ async fn ready(
             None => repo.store().stat(&at.digest).await?,
         };
         if size != Some(at.size) {
-            let lost = Error::new(ErrorKind::Corrupt, "resolve", "its bytes are missing");
+            let lost = Error::corrupt("resolve", "its bytes are missing");
             return Err(lost.at("", at.digest));
         }
     }

@@ -211,7 +211,7 @@ impl Settling {
         task::spawn("read a disputed layer", reading).detach();
         told.await.unwrap_or_else(|_| {
             let why = "the daemon ends";
-            Err(Error::new(ErrorKind::Unavailable, "read", why).at("", digest))
+            Err(Error::unavailable("read", why).at("", digest))
         })
     }
 

@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     ops::Context,
-    store::{self, ErrorKind},
+    store::{self},
 };
 
 /// Longest wait for the clock of a file system to advance: some count whole seconds.
@@ -61,7 +61,7 @@ impl Doors for NoDoors {
 
 pub(super) async fn shut(doors: &dyn Doors) -> store::Result<Box<dyn Send>> {
     let shut = doors.shut().await;
-    shut.map_err(|who| store::Error::new(ErrorKind::Conflict, "prune", who))
+    shut.map_err(|who| store::Error::conflict("prune", who))
 }
 
 /// Waits until the store's clock is past `then`: blobs renewed from then on are newer.
@@ -74,6 +74,6 @@ pub(super) async fn passed(ctx: &Context, then: Time) -> store::Result<()> {
     };
     timeout(TICK, later).await.unwrap_or_else(|_| {
         let why = "the clock of the store's file system does not advance";
-        Err(store::Error::new(ErrorKind::Unsupported, "prune", why))
+        Err(store::Error::unsupported("prune", why))
     })
 }

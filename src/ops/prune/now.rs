@@ -18,7 +18,7 @@ use crate::{
     digest::Digest,
     ops::{self, Context, Error, Result},
     progress::span,
-    store::{self, ErrorKind, Sweep, wrap::counters::Tier},
+    store::{self, Sweep, wrap::counters::Tier},
 };
 
 /// Longest wait of a daemon for other processes to leave the folder: its requests are held meanwhile.
@@ -72,7 +72,7 @@ fn sweeper(ctx: &Context) -> Result<&dyn Sweep> {
         )));
     }
     let denied = |why: &str| {
-        let e = store::Error::new(ErrorKind::Denied, "prune", why);
+        let e = store::Error::denied("prune", why);
         Error::Store(e.at(&url.to_string(), ""))
     };
     if !ctx.reach.is_whole() {
@@ -92,13 +92,13 @@ async fn keep_others_out(ctx: &Context, sweep: &dyn Sweep) -> store::Result<Box<
             let locked = timeout(OTHERS, marked.lock_alone()).await;
             let busy = |_| {
                 let why = "another process uses the store's folder (a second daemon, or a command with --store); --now needs this daemon to be its only user";
-                store::Error::new(ErrorKind::Conflict, "prune", why).at(&url, "")
+                store::Error::conflict("prune", why).at(&url, "")
             };
             locked.map_err(busy)??
         }
     };
     locked.ok_or_else(|| {
         let why = "this store cannot lock out other writers";
-        store::Error::new(ErrorKind::Unsupported, "prune", why).at(&url, "")
+        store::Error::unsupported("prune", why).at(&url, "")
     })
 }

@@ -423,7 +423,7 @@ async fn document(
     let store = &*ctx.store;
     let damaged = |why: String| {
         let why = format!("{why}; nothing is deleted while the blobs that it needs are unknown");
-        Error::new(ErrorKind::Corrupt, "read manifest", why).at("", digest)
+        Error::corrupt("read manifest", why).at("", digest)
     };
     let size = match size {
         Some(size) => size,

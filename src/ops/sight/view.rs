@@ -11,8 +11,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Repository,
-        Resolved, Result, TagStore,
+        BlobStore, Body, ByteStream, Error, Expect, Pointer, Published, Put, Repository, Resolved,
+        Result, TagStore,
     },
 };
 
@@ -31,7 +31,7 @@ impl View {
 
 fn refused(op: &'static str, what: impl std::fmt::Display) -> Error {
     let why = "callers without read access to every repository cannot write here";
-    Error::new(ErrorKind::Denied, op, why).at("", what)
+    Error::denied(op, why).at("", what)
 }
 
 #[async_trait]

@@ -80,7 +80,7 @@ async fn hashed(mut hasher: Hasher, piece: Bytes) -> Hasher {
 }
 
 async fn open(ctx: &Context, desc: &Descriptor) -> store::Result<ByteStream> {
-    let missing = || Error::new(ErrorKind::Corrupt, "read", "is missing");
+    let missing = || Error::corrupt("read", "is missing");
     ctx.store.get(desc, 0..desc.size).await?.ok_or_else(missing)
 }
 
@@ -157,17 +157,13 @@ fn parts(
             };
             while (buffer.len() as u64) < len {
                 let Some(piece) = pieces.next().await else {
-                    return Err(Error::new(ErrorKind::Corrupt, "read", "ends too early"));
+                    return Err(Error::corrupt("read", "ends too early"));
                 };
                 buffer.extend_from_slice(&piece?);
             }
             let bytes = buffer.split_to(len as usize).freeze();
             if is_tail && !buffer.is_empty() {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    "read",
-                    "is longer than its size",
-                ));
+                return Err(Error::corrupt("read", "is longer than its size"));
             }
             let part = if is_tail {
                 Part::Tail(bytes)

@@ -211,20 +211,14 @@ fn what_fails_of_the_disk_is_told_from_what_a_store_answers() {
         (file(Io::PermissionDenied), Some(Refused::Disk)),
         (file(Io::Other), Some(Refused::Disk)),
         (file(Io::StorageFull), Some(Refused::NoRoom)),
+        (store::Error::full("put", ""), Some(Refused::NoRoom)),
         (
-            store::Error::new(ErrorKind::Full, "put", ""),
-            Some(Refused::NoRoom),
-        ),
-        (
-            store::Error::new(ErrorKind::Full, store::queue::QUEUE_FULL, ""),
+            store::Error::full(store::queue::QUEUE_FULL, ""),
             Some(Refused::QueueFull),
         ),
-        (
-            store::Error::new(ErrorKind::Full, store::queue::OVER_SHARE, ""),
-            None,
-        ),
-        (store::Error::new(ErrorKind::Denied, "put", ""), None),
-        (store::Error::new(ErrorKind::Unavailable, "put", ""), None),
+        (store::Error::full(store::queue::OVER_SHARE, ""), None),
+        (store::Error::denied("put", ""), None),
+        (store::Error::unavailable("put", ""), None),
     ] {
         assert_eq!(Refused::by(&error), want, "{error}");
     }

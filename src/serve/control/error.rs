@@ -96,10 +96,8 @@ mod tests {
 
     #[test]
     fn own_store_is_not_told_and_a_named_one_is() {
-        let error = || {
-            store::Error::new(ErrorKind::Unavailable, "list", "connection refused")
-                .at("s3://secret", "")
-        };
+        let error =
+            || store::Error::unavailable("list", "connection refused").at("s3://secret", "");
         let own = asked().status(&error().into(), "s3://secret");
         assert_eq!(own.code(), Code::Unavailable);
         assert!(own.message().contains("request id-7"), "{own}");

@@ -9,7 +9,7 @@ use super::{error::Asked, stream::Messages};
 use crate::{
     proto::v1,
     store::{
-        Error, ErrorKind, Result,
+        Error, Result,
         tiered::{Backlog, BacklogStatus},
     },
     task::{self, Task},
@@ -42,7 +42,7 @@ async fn flush(backlog: &dyn Backlog) -> Result<()> {
             let why = format!(
                 "{count} acknowledged entries cannot be uploaded and were set aside: see the log, and `queue/aside` in the state folder"
             );
-            Err(Error::new(ErrorKind::Unsupported, "flush", why))
+            Err(Error::unsupported("flush", why))
         }
     }
 }

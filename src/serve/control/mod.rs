@@ -151,9 +151,8 @@ impl Control {
                 .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         };
-        let refused = |e: tonic_reflection::server::Error| {
-            store::Error::new(store::ErrorKind::Invalid, "open", e.to_string())
-        };
+        let refused =
+            |e: tonic_reflection::server::Error| store::Error::invalid("open", e.to_string());
         // The old version too: many tools know only that.
         let routes = tonic::service::Routes::new(control)
             .add_service(health_service)

@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn damage_in_the_store_is_the_registrys_fault_and_what_a_client_sent_its_own() {
-        let error = || store::Error::new(ErrorKind::Corrupt, "list", "it is damaged");
+        let error = || store::Error::corrupt("list", "it is damaged");
         for (refusal, status, code) in [
             (Refusal::from(error()), 500, "UNKNOWN"),
             (

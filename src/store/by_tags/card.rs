@@ -14,7 +14,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         record,
     },
 };
@@ -102,7 +102,7 @@ impl Card {
     /// # Errors
     /// `Corrupt` for anything else, and for a longer one.
     pub(super) fn read(op: &'static str, manifest: &Manifest, limit: u64) -> Result<Self> {
-        let corrupt = |why: String| Error::new(ErrorKind::Corrupt, op, why);
+        let corrupt = |why: String| Error::corrupt(op, why);
         let head: Head = serde_json::from_slice(&manifest.bytes)
             .map_err(|e| corrupt(format!("its record is damaged: {e}")))?;
         let said = head.annotations;
@@ -145,13 +145,14 @@ impl Card {
         }
         let other: String = card.key.chars().take(300).collect();
         let why = format!("the record of `{}` is in its place", other.escape_debug());
-        Err(Error::new(ErrorKind::Corrupt, op, why))
+        Err(Error::corrupt(op, why))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     fn card() -> Card {
         Card {

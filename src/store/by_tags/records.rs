@@ -146,7 +146,7 @@ impl<S: Flat> Records for ByTags<S> {
         if bytes.len() as u64 > limit {
             let size = bytes.len();
             let why = format!("its record has {size} bytes, more than the limit of {limit}");
-            return Err(Error::new(ErrorKind::Corrupt, OP, why).at("", key));
+            return Err(Error::corrupt(OP, why).at("", key));
         }
         Ok(Some(bytes))
     }
@@ -157,7 +157,7 @@ impl<S: Flat> Records for ByTags<S> {
         if bytes.len() as u64 > record::MAX_BYTES {
             let (size, most) = (bytes.len(), record::MAX_BYTES);
             let why = format!("a record of {size} bytes exceeds the limit of {most}");
-            return Err(Error::new(ErrorKind::Invalid, OP, why).at("", key));
+            return Err(Error::invalid(OP, why).at("", key));
         }
         let is_part = place.folder.kind == RecordKind::Part;
         let keeps: Option<Descriptor> = match place.folder.kind {

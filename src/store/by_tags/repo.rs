@@ -89,7 +89,7 @@ impl<S: Flat> InRepo<S> {
                 "tags of this repository cannot start with `{}`, which is reserved for other repositories",
                 keys::RESERVED_TAGS
             );
-            Error::new(ErrorKind::Invalid, op, why).at("", tag)
+            Error::invalid( op, why).at("", tag)
         })
     }
 
@@ -114,7 +114,7 @@ impl<S: Flat> InRepo<S> {
         if size != desc.size {
             let want = desc.size;
             let why = format!("it has {size} bytes, expected {want}");
-            return Err(Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest));
+            return Err(Error::corrupt("get", why).at("", desc.digest));
         }
         let piece = found.bytes.slice(range.start as usize..range.end as usize);
         let pieces = (!piece.is_empty()).then_some(Ok(piece));
@@ -131,7 +131,7 @@ impl<S: Flat> InRepo<S> {
     ) -> Result<Option<Manifest>> {
         if size > MAX_MANIFEST_BYTES {
             let why = "its record states a size over the limit for manifests";
-            return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
+            return Err(Error::corrupt(op, why).at("", digest));
         }
         let desc = Descriptor::new(media_type, *digest, size);
         let Some(stream) = self.get(&desc, 0..size).await? else {
@@ -145,7 +145,7 @@ impl<S: Flat> InRepo<S> {
             .await?;
         if !digest.matches(&bytes) {
             let why = "the manifest's bytes do not match its digest";
-            return Err(Error::new(ErrorKind::Corrupt, op, why).at("", digest));
+            return Err(Error::corrupt(op, why).at("", digest));
         }
         Ok(Some(Manifest {
             media_type: media_type.to_owned(),
@@ -185,7 +185,7 @@ impl<S: Flat> InRepo<S> {
                 "it points at manifest {}, which is missing; export again, or remove the tag",
                 at.digest
             );
-            return Err(Error::new(ErrorKind::Corrupt, OP, why).at("", tag));
+            return Err(Error::corrupt(OP, why).at("", tag));
         };
         Ok(Some(Resolved { manifest, ..found }))
     }
@@ -375,7 +375,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_of_500_refuses_only_manifests_that_the_registry_cannot_read() {
-        let answered = || Error::new(ErrorKind::Unavailable, "publish", "answered 500");
+        let answered = || Error::unavailable("publish", "answered 500");
         let foreign = r#"{"schemaVersion":2,"layers":[{"mediaType":"application/vnd.oci.image.layer.nondistributable.v1.tar",
             "digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":0,"urls":["http://a/b"]}]}"#;
         for (text, want) in [

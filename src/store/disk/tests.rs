@@ -1,3 +1,4 @@
+use crate::store::ErrorKind;
 use std::{
     io::Write as _,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},

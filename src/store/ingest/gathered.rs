@@ -8,7 +8,7 @@ use super::BATCH_BYTES;
 use crate::store::{
     ByteStream,
     batch::Batch,
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
 };
 
 /// If a client sends nothing for this long, the received bytes are written, so that they hold no memory.
@@ -49,8 +49,7 @@ impl Gathered {
                         batch.push(piece);
                         continue;
                     }
-                    Err(Error::new(
-                        ErrorKind::Invalid,
+                    Err(Error::invalid(
                         "upload",
                         "received more bytes than its range states",
                     ))

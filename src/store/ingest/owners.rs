@@ -13,7 +13,7 @@ mod journal;
 
 use super::UploadId;
 use crate::store::{
-    error::{Error, ErrorKind, Result},
+    error::{Error, Result},
     keys::Repo,
 };
 use journal::Journal;
@@ -77,7 +77,7 @@ struct Total {
 }
 
 fn over(what: String) -> Error {
-    Error::new(ErrorKind::Denied, OVER_QUOTA, what)
+    Error::denied(OVER_QUOTA, what)
 }
 
 impl State {
@@ -279,7 +279,7 @@ impl Owners {
         } = &mut *state;
         let Some(owned) = uploads.get_mut(id) else {
             let why = "it was cancelled during the request";
-            return Err(Error::new(ErrorKind::Conflict, "upload", why).at("", id));
+            return Err(Error::conflict("upload", why).at("", id));
         };
         let total = totals.entry(owned.owner.clone()).or_default();
         if total.bytes + bytes > quota.bytes {
@@ -445,6 +445,7 @@ impl Drop for Active<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     fn id() -> UploadId {
         UploadId::new(&Repo::cli())

@@ -19,7 +19,7 @@ use super::BATCH_BYTES;
 use crate::{
     digest::Sha256Hasher,
     fs,
-    store::error::{Error, ErrorKind, Result},
+    store::error::{Error, Result},
 };
 
 /// One upload. Its file may be longer than `size` after a write that failed.
@@ -152,7 +152,7 @@ impl Session {
         let found = self.file.metadata().map_err(io_at(&self.path, "write"))?;
         if is_taken(&found) {
             let why = "another request has finished or cancelled it";
-            return Err(Error::new(ErrorKind::Conflict, "upload", why));
+            return Err(Error::conflict("upload", why));
         }
         while let Some(piece) = pieces.front() {
             if let Err(e) = self.file.write_all(piece) {

@@ -541,9 +541,7 @@ impl Uploads {
         let body = Body::Bytes(piece).stream(0..length);
         let kept = match self.local.append(id, None, body).await {
             Ok(Appended::Size(_)) => Ok(()),
-            Ok(_) => {
-                Err(Error::new(ErrorKind::Conflict, "upload", "it is not on this node").at("", id))
-            }
+            Ok(_) => Err(Error::conflict("upload", "it is not on this node").at("", id)),
             Err(error) => Err(error),
         };
         kept.inspect_err(|error| tracing::warn!(%error, "Could not keep a local copy of an upload"))
@@ -557,9 +555,8 @@ impl Uploads {
             let most = 2 * PIECE_BYTES as u64;
             let bytes = pieces.records.read_record(&key, most).await?;
             let bytes = bytes.filter(|b| b.len() as u64 == piece.end - piece.start);
-            let bytes = bytes.ok_or_else(|| {
-                Error::new(ErrorKind::Conflict, "upload", "a piece of it is missing").at("", id)
-            })?;
+            let bytes = bytes
+                .ok_or_else(|| Error::conflict("upload", "a piece of it is missing").at("", id))?;
             let length = bytes.len() as u64;
             let body = Body::Bytes(bytes).stream(0..length);
             self.local.append(id, None, body).await?;

@@ -116,7 +116,7 @@ impl<O: SweptBlobs> Keyed<O> {
                 "it points at manifest {}, which is missing; export again to repair it, or remove the tag",
                 at.digest
             );
-            return Err(Error::new(ErrorKind::Corrupt, op, why));
+            return Err(Error::corrupt(op, why));
         };
         Ok(Resolved {
             manifest,
@@ -155,7 +155,7 @@ impl<O: SweptBlobs> Keyed<O> {
         if !digest.matches(&bytes) {
             let why =
                 format!("the bytes of manifest {digest} are damaged; export again to repair it");
-            return Err(Error::new(ErrorKind::Corrupt, op, why));
+            return Err(Error::corrupt(op, why));
         }
         let media_type = if let Some(media_type) = media_type {
             media_type

@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     store::{
         by_tags::names::tells_of,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keys,
     },
 };
@@ -71,13 +71,8 @@ impl Index {
     /// # Errors
     /// `Corrupt` if it is not an index at all, or takes too much memory. Invalid entries are kept and ignored.
     pub(super) fn parse(op: &'static str, bytes: &[u8]) -> Result<Self> {
-        let refused = |why: String| {
-            Error::new(
-                ErrorKind::Corrupt,
-                op,
-                format!("`index.json` is not an image index: {why}"),
-            )
-        };
+        let refused =
+            |why: String| Error::corrupt(op, format!("`index.json` is not an image index: {why}"));
         if let Err(why) = check_weight(bytes, MAX_WEIGHT) {
             return Err(refused(why));
         }
@@ -110,7 +105,7 @@ impl Index {
         let fits = fits.and_then(|()| check_weight(&bytes, MAX_WEIGHT - ROOM_BYTES));
         fits.map_err(|why| {
             let why = format!("`index.json` has no space for another entry ({why}): prune the layout, or use a store of type disk:");
-            Error::new(ErrorKind::Full, op, why)
+            Error::full( op, why)
         })?;
         Ok(bytes)
     }
@@ -172,8 +167,7 @@ impl Index {
     /// `Corrupt` for an entry without one: its needs are unknown.
     pub(super) fn roots(&self, op: &'static str) -> Result<Vec<Digest>> {
         let refused = || {
-            Error::new(
-                ErrorKind::Corrupt,
+            Error::corrupt(
                 op,
                 "an entry of `index.json` has no valid digest; remove it first",
             )

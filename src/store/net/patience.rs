@@ -24,7 +24,7 @@ use crate::{
     progress::span,
     store::{
         body::ByteStream,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
     },
 };
 
@@ -78,7 +78,7 @@ pub(in crate::store) async fn within<T>(
 
 fn no_answer(op: &'static str, limit: Duration) -> Error {
     let message = format!("no answer within {}", span(limit));
-    Error::new(ErrorKind::Timeout, op, message).unheard()
+    Error::timeout(op, message).unheard()
 }
 
 /// How much of a request's body was sent, and when.
@@ -136,7 +136,7 @@ impl Sent {
             "the peer accepted no data for {limit} after {bytes} of {} bytes",
             self.of
         );
-        Error::new(ErrorKind::Timeout, op, message).unheard()
+        Error::timeout(op, message).unheard()
     }
 }
 
@@ -236,7 +236,7 @@ impl Watch {
         &mut self,
         piece: impl Future<Output = Option<std::result::Result<Bytes, E>>>,
     ) -> Result<Option<std::result::Result<Bytes, E>>> {
-        let stalled = |message| Error::new(ErrorKind::Timeout, self.op, message);
+        let stalled = |message| Error::timeout(self.op, message);
         let asked = Instant::now();
         let came = timeout(self.stall, piece).await;
         let came = came.map_err(|_| stalled(format!("no data for {}", span(self.stall))))?;
@@ -264,6 +264,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::store::ErrorKind;
 
     const STALL: Duration = Duration::from_secs(10);
 

@@ -9,7 +9,7 @@ use reqwest::{
 use super::{API_VERSION, credentials::Account, error};
 use crate::{
     digest::Digest,
-    store::{Error, ErrorKind, Result, net::Watch},
+    store::{Error, Result, net::Watch},
 };
 
 /// The head of a response whose body is still to be read.
@@ -65,11 +65,9 @@ impl Answer {
     /// distribution 2.8 sends the SHA-256 of content that was requested by SHA-512, so another algorithm is ignored.
     pub(super) fn check_digest(&self, op: &'static str, want: &Digest) -> Result<()> {
         match self.digest() {
-            Some(got) if got.algorithm() == want.algorithm() && got != *want => Err(Error::new(
-                ErrorKind::Corrupt,
-                op,
-                format!("the registry reports digest {got} instead"),
-            )),
+            Some(got) if got.algorithm() == want.algorithm() && got != *want => Err(
+                Error::corrupt(op, format!("the registry reports digest {got} instead")),
+            ),
             _ => Ok(()),
         }
     }
@@ -86,13 +84,7 @@ impl Answer {
     /// # Errors
     /// `Corrupt` for a longer one, before it is read.
     pub(super) async fn read(&mut self, op: &'static str, limit: u64) -> Result<Bytes> {
-        let too_long = || {
-            Error::new(
-                ErrorKind::Corrupt,
-                op,
-                format!("the answer is longer than {limit} bytes"),
-            )
-        };
+        let too_long = || Error::corrupt(op, format!("the answer is longer than {limit} bytes"));
         if self.length().is_some_and(|l| l > limit) && self.method != Method::HEAD {
             return Err(too_long());
         }

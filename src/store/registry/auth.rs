@@ -19,7 +19,7 @@ use super::{
     scopes::Scopes,
     token::{self, Realm, Token},
 };
-use crate::store::{Error, ErrorKind, Result};
+use crate::store::{Error, Result};
 
 /// Maximum number of tokens that are kept; a registry store needs three, and one more for each repository to mount from.
 const MAX_TOKENS: usize = 64;
@@ -297,7 +297,7 @@ impl Auth {
                 let url = connection
                     .guard()
                     .realm(connection.base(), &realm)
-                    .map_err(|why| Error::new(ErrorKind::Denied, "get token", why))?;
+                    .map_err(|why| Error::denied("get token", why))?;
                 debug!(realm = %guard::show(&url), ?error, "Requesting a token");
                 let wider = !need.covers(&scopes);
                 need.merge(&scopes);

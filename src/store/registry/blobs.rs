@@ -13,7 +13,7 @@ use super::{API_VERSION, answer::Answer, error, request::Ask, shared::Shared};
 use crate::{
     artifact::Descriptor,
     digest::Digest,
-    store::{ByteStream, Error, ErrorKind, Result, check, net::ContentRange},
+    store::{ByteStream, Error, Result, check, net::ContentRange},
 };
 
 fn ask(shared: &Shared, op: &'static str, method: Method, digest: &Digest) -> Ask {
@@ -72,7 +72,7 @@ pub(super) async fn is_there(shared: &Shared, desc: &Descriptor) -> Result<bool>
                 "the registry has {size} bytes under this digest, but the blob has {}",
                 desc.size
             );
-            Err(Error::new(ErrorKind::Corrupt, "put", message))
+            Err(Error::corrupt("put", message))
         }
     }
 }
@@ -192,8 +192,7 @@ fn content_range(answer: &Answer) -> Option<ContentRange> {
 /// A part must start where it was requested; one that ends early ends the stream early, which reports it.
 fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result<()> {
     let Some(got) = content_range(answer) else {
-        return Err(Error::new(
-            ErrorKind::Corrupt,
+        return Err(Error::corrupt(
             "get",
             "the registry sent a part without its range",
         ));
@@ -209,7 +208,7 @@ fn check_range(desc: &Descriptor, range: &Range<u64>, answer: &Answer) -> Result
             range.start,
             range.end - 1
         );
-        return Err(Error::new(ErrorKind::Corrupt, "get", message));
+        return Err(Error::corrupt("get", message));
     }
     Ok(())
 }
@@ -245,15 +244,14 @@ impl Pieces {
         while self.left > 0 {
             let Some(mut piece) = self.answer.piece("get").await? else {
                 let message = format!("the answer ended {} bytes early", self.skip + self.left);
-                return Err(Error::new(ErrorKind::Unavailable, "get", message));
+                return Err(Error::unavailable("get", message));
             };
             let skipped = self.skip.min(piece.len() as u64);
             self.skip -= skipped;
             let _ = piece.split_to(skipped as usize);
             if piece.len() as u64 > self.left {
                 if self.to_the_end {
-                    return Err(Error::new(
-                        ErrorKind::Corrupt,
+                    return Err(Error::corrupt(
                         "get",
                         "the registry sent more bytes than the blob has",
                     ));

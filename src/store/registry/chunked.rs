@@ -174,13 +174,13 @@ impl<'a> Upload<'a> {
                 "the registry reports {next} bytes, after bytes {} to {end} were sent",
                 self.at
             );
-            return Err(Error::new(ErrorKind::Corrupt, "put", message));
+            return Err(Error::corrupt("put", message));
         }
         self.barren = if next == self.at { self.barren + 1 } else { 0 };
         self.at = next;
         if self.barren >= MAX_BARREN {
             let message = format!("the registry accepts nothing after byte {next}");
-            return Err(Error::new(ErrorKind::Unavailable, "put", message));
+            return Err(Error::unavailable("put", message));
         }
         Ok(Next::Go)
     }
@@ -223,7 +223,7 @@ impl<'a> Upload<'a> {
             match self.session.offset().await {
                 Ok(Offset::At(at)) if at > self.desc.size => {
                     let message = format!("the registry reports {at} bytes of {}", self.desc.size);
-                    return Err(Error::new(ErrorKind::Corrupt, "put", message));
+                    return Err(Error::corrupt("put", message));
                 }
                 Ok(Offset::At(at)) => {
                     debug!(at, error = %failed, "Upload continues");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::{
     fs,
     redact::Secret,
-    store::{Error, ErrorKind, Result, keys::Repo},
+    store::{Error, Result, keys::Repo},
     task,
 };
 
@@ -63,7 +63,7 @@ pub struct CredentialSources {
 impl Config {
     /// Checks what does not require the registry.
     pub(super) fn check(&self) -> Result<()> {
-        let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
+        let refused = |why: String| Err(Error::invalid("open", why));
         if !CHUNK_BYTES.contains(&self.chunk_bytes) {
             return refused(format!(
                 "chunk_bytes is {}: expected {} to {}",
@@ -96,7 +96,7 @@ impl Config {
         let Some(path) = self.password_file.clone() else {
             return Ok(None);
         };
-        let refused = |why: String| Error::new(ErrorKind::Invalid, "read password", why);
+        let refused = |why: String| Error::invalid("read password", why);
         let shown = path.display().to_string();
         let bytes = task::blocking(move || fs::read_if_there(&path, MAX_PASSWORD_BYTES))
             .await
@@ -112,6 +112,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn senseless_settings_are_refused() {

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     store::{
-        Error, ErrorKind, Result,
+        Error, Result,
         net::{self, Patience},
     },
     task, trace,
@@ -77,7 +77,7 @@ impl Connection {
         let mut trusted = Vec::new();
         for certificate in task::blocking(move || settings.extra_ca_certificates()).await? {
             let certificate = reqwest::Certificate::from_der(&certificate)
-                .map_err(|e| Error::new(ErrorKind::Invalid, "read CA bundle", e.to_string()))?;
+                .map_err(|e| Error::invalid("read CA bundle", e.to_string()))?;
             trusted.push(certificate);
         }
         let (own, direct) = (
@@ -113,7 +113,7 @@ impl Connection {
             let made = made.or_else(|_| begin().tls_certs_only(trusted()).build());
             made.map_err(|e| {
                 let message = format!("cannot set up HTTP: {e}");
-                Error::new(ErrorKind::Invalid, "open", message).caused_by(e)
+                Error::invalid("open", message).caused_by(e)
             })
         };
         Ok(Self {

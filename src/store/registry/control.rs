@@ -128,6 +128,6 @@ impl ControlWay {
             .connection
             .base()
             .join(path)
-            .map_err(|e| Error::new(ErrorKind::Invalid, "ask the daemon", e.to_string()))
+            .map_err(|e| Error::invalid("ask the daemon", e.to_string()))
     }
 }

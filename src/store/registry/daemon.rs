@@ -9,7 +9,7 @@ use reqwest::Url;
 use super::{Location, door::Door};
 use crate::{
     redact,
-    store::{Error, ErrorKind, Result, keys::Repo},
+    store::{Error, Result, keys::Repo},
 };
 
 /// The host in URLs and `Host` headers of requests through a socket.
@@ -23,8 +23,7 @@ impl Location {
     pub fn daemon(url: &str) -> Result<Self> {
         let refused = |why: &str| {
             let shown = redact::url(url);
-            Error::new(
-                ErrorKind::Invalid,
+            Error::invalid(
                 "open",
                 format!(
                     "`{shown}` {why}; expected cachectld:SOCKET, cachectld+http://HOST:PORT or cachectld+https://HOST[:PORT]"
@@ -108,6 +107,7 @@ impl Location {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn url_gives_the_way_and_comes_back() {

@@ -9,7 +9,7 @@ pub(super) const IN_ITS_PLACE: &str =
 
 /// An answer that is not the registry's: the registry may be back a moment later.
 pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::Unavailable, op, format!("{why}{IN_ITS_PLACE}"))
+    Error::unavailable(op, format!("{why}{IN_ITS_PLACE}"))
 }
 
 /// A request without an answer, or whose answer broke off. `other_way` is the option for using TLS, or not.

@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use reqwest::Url;
 
 use super::{door::Door, guard};
-use crate::store::{Error, ErrorKind, Result, keys};
+use crate::store::{Error, Result, keys};
 
 /// Docker Hub's name in references, and the host of its API.
 const HUB: &str = "docker.io";
@@ -34,8 +34,7 @@ impl Location {
     pub fn parse(url: &str) -> Result<Self> {
         let shown = crate::redact::url(url);
         let refused = |why: String| {
-            Error::new(
-                ErrorKind::Invalid,
+            Error::invalid(
                 "open",
                 format!("`{shown}` {why}; expected oci://host[:port]/repository"),
             )
@@ -143,13 +142,7 @@ impl Location {
             Some(door) => Url::parse(&format!("{}://{}/", door.scheme(), self.host)).ok(),
             None => api(&self.host, self.insecure),
         };
-        url.ok_or_else(|| {
-            Error::new(
-                ErrorKind::Invalid,
-                "open",
-                format!("`{}` is not a valid host", self.host),
-            )
-        })
+        url.ok_or_else(|| Error::invalid("open", format!("`{}` is not a valid host", self.host)))
     }
 }
 
@@ -207,6 +200,7 @@ fn insecure(query: &str) -> std::result::Result<Option<bool>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     fn api_of(url: &str) -> String {
         Location::parse(url).unwrap().api().unwrap().to_string()

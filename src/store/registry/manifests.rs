@@ -15,7 +15,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     redact,
-    store::{Error, ErrorKind, Result, check, server_time},
+    store::{Error, Result, check, server_time},
     task,
 };
 
@@ -65,7 +65,7 @@ pub(super) async fn get(shared: &Shared, reference: &Reference) -> Result<Option
         }
         _ => return Err(answer.refusal("resolve").await.error),
     }
-    let corrupt = |why: String| Error::new(ErrorKind::Corrupt, "resolve", why);
+    let corrupt = |why: String| Error::corrupt("resolve", why);
     answer.check_plain("resolve")?;
     let modified = answer.text(LAST_MODIFIED).and_then(server_time::date);
     let bytes = answer.read("resolve", MAX_MANIFEST_BYTES).await?;
@@ -132,13 +132,8 @@ pub(super) async fn head(shared: &Shared, reference: &Reference) -> Result<Optio
 /// `Conflict` if a blob that it names is missing; `Unsupported` if the registry does not accept such a manifest.
 pub(super) async fn put(shared: &Shared, manifest: &Manifest, reference: &Reference) -> Result<()> {
     check::check_manifest(manifest)?;
-    let media_type = HeaderValue::from_str(&manifest.media_type).map_err(|_| {
-        Error::new(
-            ErrorKind::Invalid,
-            "publish",
-            "the media type is not valid in a header",
-        )
-    })?;
+    let media_type = HeaderValue::from_str(&manifest.media_type)
+        .map_err(|_| Error::invalid("publish", "the media type is not valid in a header"))?;
     let url = shared.url(&format!("manifests/{reference}"));
     let mut ask = Ask::new("publish", Method::PUT, url, &shared.push());
     ask.headers

@@ -115,7 +115,7 @@ impl Answer {
         let why = format!(
             "the answer has `Content-Encoding: {encoding}`, although no encoding was requested: does a proxy in front of the registry compress answers?"
         );
-        Err(Error::new(ErrorKind::Unavailable, op, why))
+        Err(Error::unavailable(op, why))
     }
 }
 

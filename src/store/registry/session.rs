@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    store::{Body, Error, ErrorKind, Result},
+    store::{Body, Error, Result},
     task,
 };
 
@@ -75,8 +75,7 @@ impl Session {
         session.moved(answer)?;
         match session.at {
             Some(_) => Ok(session),
-            None => Err(Error::new(
-                ErrorKind::Corrupt,
+            None => Err(Error::corrupt(
                 "put",
                 "the registry started an upload without a `Location`",
             )),
@@ -96,7 +95,7 @@ impl Session {
     }
 
     fn url(&self) -> Result<Url> {
-        let gone = || Error::new(ErrorKind::Unavailable, "put", "the upload has ended");
+        let gone = || Error::unavailable("put", "the upload has ended");
         self.at.clone().ok_or_else(gone)
     }
 

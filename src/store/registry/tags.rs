@@ -18,7 +18,7 @@ use super::{error, manifests, request::Ask, scopes::Scopes, shared::Shared, uplo
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag, bounded::List, media},
     digest::Digest,
-    store::{Body, Error, ErrorKind, Result, keys},
+    store::{Body, Error, Result, keys},
 };
 
 /// Tags per page: ECR refuses more (`google/go-containerregistry:pkg/v1/remote/options.go`).
@@ -120,11 +120,7 @@ async fn list_those(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Result<Ve
         found.extend(ours.filter_map(|t| t.parse().ok()));
         seen.insert(url);
         if found.len() > MAX_TAGS || seen.len() > MAX_PAGES {
-            return Err(Error::new(
-                ErrorKind::Corrupt,
-                "list",
-                "the list of tags does not end",
-            ));
+            return Err(Error::corrupt("list", "the list of tags does not end"));
         }
         let next = answer
             .headers

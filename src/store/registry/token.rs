@@ -182,13 +182,7 @@ async fn understand(mut answer: Answer, since: Instant, account: Account) -> Res
         error.message = format!("token endpoint `{host}`: {}", error.message);
         return Err(error);
     }
-    let corrupt = |why: &str| {
-        Error::new(
-            ErrorKind::Corrupt,
-            "get token",
-            format!("token endpoint `{host}` {why}"),
-        )
-    };
+    let corrupt = |why: &str| Error::corrupt("get token", format!("token endpoint `{host}` {why}"));
     let body = answer.read("get token", MAX_TOKEN_BYTES).await?;
     let reply: Reply = serde_json::from_slice(&body).map_err(|_| {
         let why = format!("token endpoint `{host}` did not answer with a token");

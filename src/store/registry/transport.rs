@@ -80,7 +80,7 @@ impl Transport {
         self.connection
             .guard()
             .join(&answer.url, text)
-            .map_err(|why| Error::new(ErrorKind::Denied, op, why))
+            .map_err(|why| Error::denied(op, why))
     }
 
     /// Sends `ask`, repeatedly if credentials or redirects require it; its body is read again each time.
@@ -213,7 +213,7 @@ impl Transport {
             "more than {MAX_REDIRECTS} redirects, the last to `{}`",
             guard::show(&url)
         );
-        Err(Error::new(ErrorKind::Corrupt, ask.op, message))
+        Err(Error::corrupt(ask.op, message))
     }
 
     /// Takes the clock and the warnings from an answer of the registry itself.

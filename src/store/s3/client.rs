@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         net::Common,
         server_time::ServerClock,
     },
@@ -173,8 +173,7 @@ async fn http_client(common: &Common) -> Result<SharedHttpClient> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in settings.extra_ca_certificates()? {
             roots.add(certificate).map_err(|e| {
-                Error::new(
-                    ErrorKind::Invalid,
+                Error::invalid(
                     "read CA bundle",
                     format!("it contains an unusable certificate: {e}"),
                 )
@@ -247,7 +246,7 @@ fn is_aws(host: &str) -> bool {
 }
 
 fn invalid(why: String) -> Error {
-    Error::new(ErrorKind::Invalid, "open", why)
+    Error::invalid("open", why)
 }
 
 #[cfg(test)]

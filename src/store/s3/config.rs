@@ -1,6 +1,6 @@
 //! Settings of an S3 store, in the configuration file or in its URL.
 
-use crate::store::error::{Error, ErrorKind, Result};
+use crate::store::error::{Error, Result};
 
 /// Part size, from which on uploads use parts: larger blobs are sent in parts, smaller ones in one request.
 const PART_BYTES: u64 = 16 << 20;
@@ -99,7 +99,7 @@ impl Config {
 
     /// Checks what does not require a server.
     pub(super) fn check(&self) -> Result<()> {
-        let refused = |why: String| Err(Error::new(ErrorKind::Invalid, "open", why));
+        let refused = |why: String| Err(Error::invalid("open", why));
         if let Some(endpoint) = &self.endpoint {
             check_endpoint(endpoint)?;
         }
@@ -140,13 +140,7 @@ impl Config {
 
 fn check_endpoint(endpoint: &str) -> Result<()> {
     let shown = crate::redact::url(endpoint);
-    let refused = |why: &str| {
-        Err(Error::new(
-            ErrorKind::Invalid,
-            "open",
-            format!("endpoint `{shown}` {why}"),
-        ))
-    };
+    let refused = |why: &str| Err(Error::invalid("open", format!("endpoint `{shown}` {why}")));
     let Some((scheme, rest)) = endpoint.split_once("://") else {
         return refused("has no scheme; write `http://…` or `https://…`");
     };
@@ -173,6 +167,7 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn senseless_settings_are_refused() {

@@ -6,7 +6,7 @@ use aws_credential_types::provider::{error::CredentialsError, future};
 use aws_sdk_s3::config::{Builder, Credentials, ProvideCredentials, SharedCredentialsProvider};
 
 use super::config::Config;
-use crate::store::error::{Error, ErrorKind};
+use crate::store::error::Error;
 
 /// The operation that failed, if neither a URL nor a setting of ours caused it.
 const OP: &str = "configure the client";
@@ -69,8 +69,7 @@ fn sendable(given: Credentials) -> Result<Credentials, CredentialsError> {
 }
 
 pub(super) fn no_region() -> Error {
-    Error::new(
-        ErrorKind::Invalid,
+    Error::invalid(
         OP,
         "the bucket's region is unknown: set `region` in the store's URL, or AWS_REGION",
     )
@@ -91,7 +90,7 @@ pub(super) fn no_host(config: &Config, why: &str) -> Error {
         (config.endpoint.is_some(), "")
     };
     if is_ours {
-        return Error::new(ErrorKind::Invalid, "open", why);
+        return Error::invalid("open", why);
     }
     let text = if is_endpoint {
         // It may contain a password, and the SDK quotes it.
@@ -101,7 +100,7 @@ pub(super) fn no_host(config: &Config, why: &str) -> Error {
     } else {
         format!("{why}; correct or unset {variable} (or the profile in ~/.aws/config)")
     };
-    Error::new(ErrorKind::Invalid, OP, text)
+    Error::invalid(OP, text)
 }
 
 #[cfg(test)]

@@ -42,8 +42,8 @@ where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
     let error = match &e {
-        SdkError::ConstructionFailure(_) => Error::new(ErrorKind::Invalid, op, chain(&e)),
-        SdkError::TimeoutError(_) => Error::new(ErrorKind::Timeout, op, chain(&e)).unheard(),
+        SdkError::ConstructionFailure(_) => Error::invalid(op, chain(&e)),
+        SdkError::TimeoutError(_) => Error::timeout(op, chain(&e)).unheard(),
         SdkError::DispatchFailure(failure) => {
             let known = if failure.is_timeout() {
                 Some(ErrorKind::Timeout)
@@ -73,11 +73,7 @@ where
             _ if find::<TooLong>(&e).is_some() => no_document(op, &e),
             // The SDK keeps a complete body that it could not parse; of an interrupted one it keeps none.
             Some(raw) if raw.body().bytes().is_some() => no_document(op, &e),
-            _ => Error::new(
-                ErrorKind::Unavailable,
-                op,
-                format!("the answer ended early: {}", chain(&e)),
-            ),
+            _ => Error::unavailable(op, format!("the answer ended early: {}", chain(&e))),
         },
         SdkError::ServiceError(service)
             if service.raw().status().is_success() && service.err().code().is_none() =>
@@ -93,7 +89,7 @@ where
                 raw: service.raw(),
             },
         ),
-        _ => Error::new(ErrorKind::Unavailable, op, chain(&e)),
+        _ => Error::unavailable(op, chain(&e)),
     };
     // The message contains everything known; as causes, the SDK's own words would only repeat it.
     tracing::debug!(error = %chain(&e), "S3 refused the request");
@@ -115,10 +111,10 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
     // A retry cannot help, and another certificate must not be accepted.
     match find::<rustls::Error>(e) {
         Some(rustls::Error::InvalidCertificate(why)) => {
-            return Error::new(ErrorKind::Invalid, op, net::certificate_refused(why));
+            return Error::invalid(op, net::certificate_refused(why));
         }
         Some(tls @ rustls::Error::NoCertificatesPresented) => {
-            return Error::new(ErrorKind::Invalid, op, tls.to_string());
+            return Error::invalid(op, tls.to_string());
         }
         _ => {}
     }
@@ -148,7 +144,7 @@ fn not_sent(op: &'static str, known: Option<ErrorKind>, e: &(dyn StdError + 'sta
                 None => format!("no credentials: {text}"),
             },
         ),
-        None => Error::new(ErrorKind::Unavailable, op, text),
+        None => Error::unavailable(op, text),
     }
 }
 

@@ -16,7 +16,7 @@ use aws_sdk_s3::{
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 
 use super::words::plain;
-use crate::store::error::{Error, ErrorKind};
+use crate::store::error::Error;
 
 /// Why an answer is not the store's.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,7 @@ pub(super) struct Foreign(&'static str);
 pub(super) fn foreign(op: &'static str, why: impl std::fmt::Display) -> Error {
     let message =
         format!("{why}; is something else (a proxy, a login page) answering in the store's place?");
-    Error::new(ErrorKind::Unavailable, op, message)
+    Error::unavailable(op, message)
 }
 
 /// A 404 without S3's document, which any server may send.

@@ -113,8 +113,7 @@ impl Wire {
             return Ok(None);
         };
         let too_long = |n: u64| {
-            Error::new(
-                ErrorKind::Corrupt,
+            Error::corrupt(
                 op,
                 format!("object `{key}` has {n} bytes, more than the limit of {limit}"),
             )
@@ -220,8 +219,7 @@ impl Rest {
                 };
             };
             if piece.len() as u64 > self.left {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
+                return Err(Error::corrupt(
                     "get",
                     format!("received more than the requested {} bytes", self.of),
                 ));
@@ -239,12 +237,9 @@ async fn next(op: &'static str, body: &mut SdkStream, watch: &mut Watch) -> Resu
     match watch.next(body.next()).await? {
         None => Ok(None),
         Some(Ok(bytes)) => Ok(Some(bytes)),
-        Some(Err(e)) => Err(Error::new(
-            ErrorKind::Unavailable,
-            op,
-            format!("the body ended early: {}", chain(&e)),
-        )
-        .caused_by(e)),
+        Some(Err(e)) => {
+            Err(Error::unavailable(op, format!("the body ended early: {}", chain(&e))).caused_by(e))
+        }
     }
 }
 
@@ -308,12 +303,11 @@ fn length(op: &'static str, object: &GetObjectOutput) -> Result<Option<u64>> {
         .content_length()
         .map(u64::try_from)
         .transpose()
-        .map_err(|_| Error::new(ErrorKind::Corrupt, op, "its length is negative"))
+        .map_err(|_| Error::corrupt(op, "its length is negative"))
 }
 
 fn cut(op: &'static str, came: u64, of: u64) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
+    Error::unavailable(
         op,
         format!("the body ended early, after {came} of {of} bytes"),
     )

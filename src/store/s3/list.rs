@@ -7,7 +7,7 @@ use aws_sdk_s3::operation::list_objects_v2::{
 use super::{Wire, foreign::foreign, get::time, patience::Answer};
 use crate::{
     entry::Time,
-    store::error::{Error, ErrorKind, Result},
+    store::error::{Error, Result},
 };
 
 /// Maximum number of pages of a listing: a million keys need a thousand.
@@ -185,11 +185,7 @@ impl Wire {
                 _ => return Ok(()),
             };
             if token.as_ref() == Some(&next) {
-                return Err(Error::new(
-                    ErrorKind::Corrupt,
-                    op,
-                    "the listing repeats itself",
-                ));
+                return Err(Error::corrupt(op, "the listing repeats itself"));
             }
             token = Some(next);
         }
@@ -198,5 +194,5 @@ impl Wire {
 }
 
 fn endless(op: &'static str) -> Error {
-    Error::new(ErrorKind::Corrupt, op, "the listing does not end")
+    Error::corrupt(op, "the listing does not end")
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use super::config::{Checksum, Config, Sse};
 use crate::{
     redact,
-    store::error::{Error, ErrorKind, Result},
+    store::error::{Error, Result},
 };
 
 /// Longest prefix: a key has 1,024 bytes, and ours take up to 540 below the prefix.
@@ -43,8 +43,7 @@ impl Location {
     /// # Errors
     /// `Invalid` for another scheme, an invalid bucket or prefix, and an unknown or repeated key.
     pub fn parse(url: &str) -> Result<Self> {
-        let refused =
-            |why: String| Error::new(ErrorKind::Invalid, "open", why).at(&redact::url(url), "");
+        let refused = |why: String| Error::invalid("open", why).at(&redact::url(url), "");
         let rest = url.strip_prefix("s3://").ok_or_else(|| {
             refused("an S3 URL is `s3://bucket/prefix?region=…&endpoint=…`".to_owned())
         })?;
@@ -256,6 +255,7 @@ fn edits(a: &[char], b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     #[test]
     fn url_with_everything_is_taken_apart() {

@@ -89,11 +89,7 @@ impl Upload {
         .detach();
         wanted.await.unwrap_or_else(|_| {
             // Only a runtime that is shutting down drops tasks.
-            Err(Error::new(
-                ErrorKind::Unavailable,
-                OP,
-                "we are shutting down",
-            ))
+            Err(Error::unavailable(OP, "we are shutting down"))
         })
     }
 
@@ -316,8 +312,7 @@ async fn pause(mut e: Error, tries: u32) -> Result<()> {
 /// Splits `size` bytes into parts of `base` bytes, or larger ones if there would be too many.
 fn parts(size: u64, base: u64) -> Result<Vec<Range<u64>>> {
     if size > MAX_OBJECT {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
+        return Err(Error::unsupported(
             OP,
             format!("S3 accepts objects of at most 5 TiB, but this one has {size} bytes"),
         ));

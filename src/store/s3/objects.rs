@@ -13,7 +13,7 @@ use crate::{
     entry::Time,
     store::{
         Version,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keyed::{Condition, Detail, Object, Objects},
         records::Listed,
     },
@@ -117,8 +117,7 @@ impl Objects for Bucket {
             return Ok(now);
         }
         let silent = || {
-            Error::new(
-                ErrorKind::Corrupt,
+            Error::corrupt(
                 "ask the time",
                 "the answer has no `Date` of the store itself; is there a cache in front of the store?",
             )

@@ -203,8 +203,7 @@ impl Wire {
     }
 
     async fn delete_batch(&self, op: &'static str, keys: &[String]) -> Result<()> {
-        let invalid =
-            |e: aws_sdk_s3::error::BuildError| Error::new(ErrorKind::Invalid, op, e.to_string());
+        let invalid = |e: aws_sdk_s3::error::BuildError| Error::invalid(op, e.to_string());
         let objects = keys
             .iter()
             .map(|key| ObjectIdentifier::builder().key(self.key(key)).build())

@@ -176,11 +176,7 @@ fn faulty_stream(
                 if piece.is_empty() {
                     return match how {
                         End::Silent => Ok(None),
-                        End::Error => Err(Error::new(
-                            ErrorKind::Unavailable,
-                            "get",
-                            "a cut on purpose",
-                        )),
+                        End::Error => Err(Error::unavailable("get", "a cut on purpose")),
                     };
                 }
             }

@@ -14,8 +14,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Published, Put, Resolved, Result,
-        StoredBlob, Sweep, TagStore, Untag, Version, check_body, check_manifest, check_range,
+        BlobStore, Body, ByteStream, Error, Expect, Published, Put, Resolved, Result, StoredBlob,
+        Sweep, TagStore, Untag, Version, check_body, check_manifest, check_range,
     },
 };
 
@@ -175,7 +175,7 @@ impl TagStore for Memory {
                 None => return Ok(None),
             },
         };
-        let corrupt = |m: &str| Error::new(ErrorKind::Corrupt, "resolve", m).at(NAME, reference);
+        let corrupt = |m: &str| Error::corrupt("resolve", m).at(NAME, reference);
         match state.manifest(&digest) {
             Some(manifest) if digest.matches(&manifest.bytes) => Ok(Some(Resolved {
                 manifest,

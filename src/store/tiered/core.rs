@@ -28,7 +28,7 @@ use crate::{
     fs,
     store::{
         Records, Repositories, Repository, Store,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keys::Repo,
         record::Manifested,
     },
@@ -90,12 +90,12 @@ impl Core {
         let writable = remote.untag().is_some();
         let Some(repositories) = remote.facts().repositories.clone().filter(|_| writable) else {
             let why = "this kind of store cannot be used behind a local cache directory; use s3: or disk:";
-            let refused = Error::new(ErrorKind::Unsupported, "open", why);
+            let refused = Error::unsupported("open", why);
             return Err(refused.at(&remote.url().to_string(), ""));
         };
         if !remote.facts().is_verified {
             let why = "the remote store must verify the digests of what is read from it";
-            return Err(Error::new(ErrorKind::Invalid, "open", why));
+            return Err(Error::invalid("open", why));
         }
         let counts = Arc::new(Counts::default());
         let (ledger, lock) = Ledger::open(&settings.state_dir).await?;

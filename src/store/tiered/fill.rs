@@ -26,7 +26,7 @@ use crate::{
         Body, ByteStream, Spool, SpoolWriter,
         batch::Batch,
         body::file_stream,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
     },
     task::{self, Task},
 };
@@ -184,7 +184,7 @@ impl Fill {
 }
 
 fn given_up(desc: &Descriptor) -> Error {
-    Error::new(ErrorKind::Unavailable, "get", "its download was aborted").at("", desc.digest)
+    Error::unavailable("get", "its download was aborted").at("", desc.digest)
 }
 
 struct Reader {
@@ -319,7 +319,7 @@ async fn download(
     }
     if spool.written() != desc.size {
         let why = "its size differs from its descriptor";
-        let e = Error::new(ErrorKind::Corrupt, "get", why).at("", desc.digest);
+        let e = Error::corrupt("get", why).at("", desc.digest);
         return Err(Broken::Remote(e));
     }
     Ok(Some(spool.finish()))

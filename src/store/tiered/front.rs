@@ -112,7 +112,7 @@ impl Front {
     /// # Errors
     /// `Invalid` for anything but a writable disk store.
     pub(super) fn new(near: Store, room: Room, counts: Arc<Counts>) -> Result<Self> {
-        let refused = |why: &str| Error::new(ErrorKind::Invalid, "open", why);
+        let refused = |why: &str| Error::invalid("open", why);
         let facts = near.facts();
         let StoreUrl::Disk(root) = &facts.url else {
             return Err(refused("the local cache directory must be a disk: store"));
@@ -405,5 +405,5 @@ fn verify(file: &mut File, path: &Path, desc: &Descriptor) -> Result<()> {
         return Ok(());
     }
     let message = "its bytes in the local cache directory do not match the digest";
-    Err(Error::new(ErrorKind::Corrupt, "read", message).at("", desc.digest))
+    Err(Error::corrupt("read", message).at("", desc.digest))
 }

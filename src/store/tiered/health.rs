@@ -221,9 +221,7 @@ impl Health {
             return self.away(op);
         }
         let message = "no answer yet; the request is still in progress";
-        Error::new(ErrorKind::Timeout, op, message)
-            .unheard()
-            .at(&self.store, "")
+        Error::timeout(op, message).unheard().at(&self.store, "")
     }
 
     /// The error while the remote is unreachable.
@@ -234,7 +232,7 @@ impl Health {
             span(now.since),
             now.why
         );
-        Error::new(ErrorKind::Unavailable, op, message)
+        Error::unavailable(op, message)
             .unheard()
             .at(&self.store, "")
     }
@@ -344,12 +342,12 @@ impl Health {
                 Ok(Ok(None)) => None,
                 Ok(Ok(Some(_))) => {
                     let message = "it returned a record that nobody wrote: another server answers in its place";
-                    Some(Error::new(ErrorKind::Unavailable, "probe", message))
+                    Some(Error::unavailable("probe", message))
                 }
                 Ok(Err(e)) => Some(e),
                 Err(_) => {
                     let message = format!("no answer in {}", span(limit));
-                    Some(Error::new(ErrorKind::Timeout, "probe", message).unheard())
+                    Some(Error::timeout("probe", message).unheard())
                 }
             };
             match failed {

@@ -25,7 +25,7 @@ use crate::{
     entry::Time,
     fs,
     store::{
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keys,
         records::Listed,
         tree::{
@@ -120,8 +120,7 @@ impl Ledger {
         )
         .await;
         let Some(lock) = lock.map_err(io)? else {
-            return Err(Error::new(
-                ErrorKind::Conflict,
+            return Err(Error::conflict(
                 "open",
                 format!("another daemon uses `{}`", dir.display()),
             ));
@@ -206,7 +205,7 @@ impl Ledger {
         let read = self
             .run(move |tree| tree.read("open", &file.key(), MAX_ENTRY_BYTES))
             .await?;
-        read.ok_or_else(|| Error::new(ErrorKind::Corrupt, "open", "it no longer exists"))
+        read.ok_or_else(|| Error::corrupt("open", "it no longer exists"))
     }
 
     /// Moves a file out of the way, for an operator to examine.
@@ -240,6 +239,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::ErrorKind;
 
     fn d(n: u8) -> Digest {
         Digest::sha256_of(&[n])

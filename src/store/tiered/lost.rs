@@ -151,12 +151,7 @@ impl Core {
     async fn send_again(&self, digest: &Digest, size: u64, look: Look) -> Result<()> {
         let desc = Descriptor::new("", *digest, size);
         let lost = || {
-            Error::new(
-                ErrorKind::Corrupt,
-                "put",
-                "the copy in the local cache directory is damaged",
-            )
-            .at("", digest)
+            Error::corrupt("put", "the copy in the local cache directory is damaged").at("", digest)
         };
         let body = match self.front.body(&desc, true).await {
             Ok(body) => body.ok_or_else(lost)?,

@@ -14,7 +14,7 @@ use crate::{
     digest::Digest,
     store::{
         Expect, Published, Resolved, Version,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
         keys,
         record::Tagged,
     },
@@ -226,5 +226,5 @@ pub(super) fn holds(expected: &Expected, head: Option<&Resolved>) -> bool {
 /// The error if other writers keep changing the tag.
 pub(super) fn contended(tag: &Tag) -> Error {
     let why = "other writers keep changing the tag";
-    Error::new(ErrorKind::Conflict, "publish", why).at("", tag)
+    Error::conflict("publish", why).at("", tag)
 }

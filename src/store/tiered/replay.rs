@@ -85,7 +85,7 @@ impl Core {
     ) -> Result<()> {
         let read = self.health.ask(op, read).await.map_err(not_ours)?;
         let why = "the remote store accepted it but does not have it";
-        let lost = || Error::new(ErrorKind::Unavailable, op, why).alone();
+        let lost = || Error::unavailable(op, why).alone();
         read.map(drop).ok_or_else(lost)
     }
 
@@ -140,7 +140,7 @@ impl TieredRepo {
         let ours = self.near.store().resolve(&digest.into()).await?;
         let Some(Resolved { manifest: ours, .. }) = ours else {
             let why = "the manifest is no longer in the local cache directory";
-            return Err(Error::new(ErrorKind::Corrupt, "publish", why).at("", digest));
+            return Err(Error::corrupt("publish", why).at("", digest));
         };
         let (children, _) = neighbours(&ours).await;
         core.send_children(&children, Look::Again).await?;

@@ -104,7 +104,7 @@ impl Core {
         }
         // Clients must be told that it does not exist.
         passed_by(self.front.remove(&[blob.digest], Pinned::Too).await);
-        Err(Error::new(ErrorKind::Corrupt, "put", why).at("", blob.digest))
+        Err(Error::corrupt("put", why).at("", blob.digest))
     }
 
     /// Makes sure that the remote has the blobs that a manifest names, as far as they are in front.
@@ -148,6 +148,6 @@ impl Core {
             return Ok(());
         }
         let why = "it was damaged here before it was uploaded; push it again";
-        Err(Error::new(ErrorKind::Corrupt, "put", why).at("", digest))
+        Err(Error::corrupt("put", why).at("", digest))
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     entry::Time,
     store::{
         Body, StoredBlob, Sweep,
-        error::{Error, ErrorKind, Result},
+        error::{Error, Result},
     },
 };
 
@@ -19,7 +19,7 @@ impl Core {
     fn sweeper(&self) -> Result<&dyn Sweep> {
         self.remote.store.sweep().map(|s| &**s).ok_or_else(|| {
             let why = "the remote store cannot be swept";
-            Error::new(ErrorKind::Unsupported, "sweep", why)
+            Error::unsupported("sweep", why)
         })
     }
 

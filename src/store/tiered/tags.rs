@@ -207,7 +207,7 @@ impl TieredRepo {
 /// The error for deletions while the remote is unreachable.
 pub(super) fn refused_away(op: &'static str, why: &Error) -> Error {
     let message = format!("nothing is removed while the remote store is unreachable: {why}");
-    Error::new(ErrorKind::Unavailable, op, message)
+    Error::unavailable(op, message)
 }
 
 #[async_trait]

@@ -172,7 +172,7 @@ mod tests {
         let waits = unsent.settled(&digest);
         let refuse = async {
             tokio::task::yield_now().await;
-            let no = Error::new(ErrorKind::Denied, "put", "no");
+            let no = Error::denied("put", "no");
             assert!(unsent.failed(&job, no).await.is_some());
         };
         let (told, ()) = tokio::join!(waits, refuse);
@@ -192,7 +192,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (unsent, _uses) = unsent(dir.path()).await;
         let (first, second) = (unsent.next().await, unsent.next().await);
-        let away = Error::new(ErrorKind::Unavailable, "put", "away");
+        let away = Error::unavailable("put", "away");
         assert!(unsent.failed(&second, away).await.is_none());
         assert_eq!(unsent.next().await.seq, second.seq);
         assert_ne!(unsent.next().await.seq, first.seq);
@@ -205,7 +205,7 @@ mod tests {
         let job = unsent.next().await;
         unsent.sent(&job).await;
         let job = unsent.next().await;
-        let damaged = Error::new(ErrorKind::Corrupt, "put", "test");
+        let damaged = Error::corrupt("put", "test");
         assert!(unsent.failed(&job, damaged).await.is_none());
         assert_eq!(unsent.ledger.files().await.unwrap().len(), 1);
         assert_eq!(unsent.ledger.aside(), 1);

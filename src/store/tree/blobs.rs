@@ -35,7 +35,7 @@ fn io_of(op: &'static str) -> impl Fn(fs::Error) -> Error {
 
 fn stopped() -> Error {
     // Nobody is left to see it.
-    Error::new(ErrorKind::Unavailable, "put", "it was aborted")
+    Error::unavailable("put", "it was aborted")
 }
 
 impl Tree {
@@ -131,8 +131,7 @@ impl Tree {
         };
         match fs::missing_is_none(open()).map_err(io_of(op))? {
             Some((file, stat)) if stat.is_file() => Ok(Some((file, stat))),
-            Some(_) => Err(Error::new(
-                ErrorKind::Corrupt,
+            Some(_) => Err(Error::corrupt(
                 op,
                 format!("`{}` is not a file", self.path(&key).display()),
             )),
@@ -171,8 +170,7 @@ impl Tree {
                 bytes: bytes.into(),
                 digest: *digest,
             })),
-            Some(_) => Err(Error::new(
-                ErrorKind::Corrupt,
+            Some(_) => Err(Error::corrupt(
                 op,
                 format!("the bytes of manifest {digest} are damaged; export again to repair it"),
             )),
@@ -392,7 +390,7 @@ fn check(want: &Digest, got: &Digest) -> Result<()> {
         return Ok(());
     }
     let message = format!("the bytes hash to {got}");
-    Err(Error::new(ErrorKind::Corrupt, "put", message).at("", want))
+    Err(Error::corrupt("put", message).at("", want))
 }
 
 fn copy(desc: &Descriptor, body: &Body, to: &mut Temp, stop: &AtomicBool) -> Result<()> {

@@ -180,7 +180,7 @@ impl Entered {
     ) -> Result<()> {
         match &self.0.read_only {
             None => Ok(()),
-            Some(why) => Err(Error::new(ErrorKind::Denied, op, why).at(&self.0.name, key)),
+            Some(why) => Err(Error::denied(op, why).at(&self.0.name, key)),
         }
     }
 
@@ -199,8 +199,7 @@ impl Entered {
         let mode = fs::LockMode::Exclusive;
         match gate::poll(tree, lock_key, mode, gate::Entry::Writer, budget).await {
             Ok(Some(lock)) => Ok(lock),
-            Ok(None) => Err(Error::new(
-                ErrorKind::Timeout,
+            Ok(None) => Err(Error::timeout(
                 op,
                 format!(
                     "another process has held the lock `{}` for over {}s",

@@ -12,7 +12,7 @@ use super::Tree;
 use crate::{
     backoff::Backoff,
     fs::{self, Lock, LockMode},
-    store::error::{Error, ErrorKind, Result},
+    store::error::{Error, Result},
     task,
 };
 
@@ -133,8 +133,7 @@ impl Gate {
                 *self.state.lock() = State::Inside(Some(lock));
                 Ok(())
             }
-            Ok(None) => Err(Error::new(
-                ErrorKind::Timeout,
+            Ok(None) => Err(Error::timeout(
                 op,
                 format!(
                     "a prune has held `{}` for over {}s; try again when it has ended",
@@ -177,8 +176,7 @@ impl Gate {
         }
         drop(leaving);
         self.be_inside("lock").await?;
-        Err(Error::new(
-            ErrorKind::Conflict,
+        Err(Error::conflict(
             "lock",
             format!(
                 "other processes (a daemon, exports or imports) have used it for over {}s; try again when they have ended, or prune through the daemon that serves it (--daemon)",

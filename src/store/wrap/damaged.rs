@@ -170,7 +170,7 @@ mod tests {
         // Another client uploads it, as a blob.
         let damaged = DamagedBlobs::replaced_by(Some(disk.clone()));
         let store = Verified::remembering(disk.clone(), damaged.clone());
-        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        let error = Error::corrupt("get", "damaged");
         damaged.add(&desc.digest, &error);
         let path = dir.path().join(keys::blob(&desc.digest));
         std::fs::remove_file(&path).unwrap();
@@ -203,7 +203,7 @@ mod tests {
             assert!(store.stat(&desc.digest).await.unwrap().is_some(), "{size}");
         }
         // It was read damaged once, and uploading something else does not change that.
-        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        let error = Error::corrupt("get", "damaged");
         damaged.add(&desc.digest, &error);
         let other = Body::Bytes(Bytes::from_static(b"what a layer is MADE of"));
         let refused = store.put(&desc, &other).await.unwrap_err();
@@ -221,7 +221,7 @@ mod tests {
         let desc = Descriptor::of("x/y", BYTES);
         let body = Body::Bytes(Bytes::from_static(BYTES));
         store.put(&desc, &body).await.unwrap();
-        let error = Error::new(ErrorKind::Corrupt, "get", "damaged");
+        let error = Error::corrupt("get", "damaged");
         damaged.add(&desc.digest, &error);
         assert_eq!(store.stat(&desc.digest).await.unwrap(), None);
         assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
@@ -232,7 +232,7 @@ mod tests {
     async fn a_damaged_blob_is_believed_again_after_a_while() {
         let damaged = DamagedBlobs::replaced_by(None);
         let digest = Digest::sha256_of(BYTES);
-        damaged.add(&digest, &Error::new(ErrorKind::Corrupt, "get", "damaged"));
+        damaged.add(&digest, &Error::corrupt("get", "damaged"));
         assert!(damaged.contain(&digest));
         tokio::time::sleep(REMEMBERED).await;
         assert!(!damaged.contain(&digest));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::{
     artifact::Tag,
-    store::{Error, ErrorKind, Records, Result, Untag, keys::Repo, records::Listed},
+    store::{Error, Records, Result, Untag, keys::Repo, records::Listed},
 };
 
 /// A store's records, or its ability to remove tags, made read-only.
@@ -27,7 +27,7 @@ impl<T: ?Sized> ReadOnly<T> {
 /// Why a write is refused.
 pub(super) fn denied(op: &'static str) -> Error {
     let hint = "the store was opened read-only; leave out --read-only to write to it";
-    Error::new(ErrorKind::Denied, op, hint)
+    Error::denied(op, hint)
 }
 
 #[async_trait]

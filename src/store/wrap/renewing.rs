@@ -10,8 +10,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
-        Resolved, Result, Sweep, TagStore, marked::MarkedBlobs,
+        BlobStore, Body, ByteStream, Error, Expect, Pointer, Published, Put, RepoStore, Resolved,
+        Result, Sweep, TagStore, marked::MarkedBlobs,
     },
     task,
 };
@@ -112,7 +112,7 @@ impl TagStore for Renewing {
         let published = self.inner.publish(manifest, tag, expect).await?;
         if known && !self.marked.renew(&*self.sweep, &manifest.digest).await? {
             let why = "a prune removed it at the same moment";
-            return Err(Error::new(ErrorKind::Unavailable, "publish", why).at("", manifest.digest));
+            return Err(Error::unavailable("publish", why).at("", manifest.digest));
         }
         Ok(published)
     }

@@ -186,7 +186,7 @@ impl Untag for Scripted {
 }
 
 fn temporary() -> Error {
-    Error::new(ErrorKind::Unavailable, "get", "for now")
+    Error::unavailable("get", "for now")
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the shape of an answer")]

@@ -111,7 +111,7 @@ impl Verified {
 }
 
 fn damaged(desc: &Descriptor, message: &str) -> Error {
-    Error::new(ErrorKind::Corrupt, "get", message).at("", desc.digest)
+    Error::corrupt("get", message).at("", desc.digest)
 }
 
 /// A whole blob in transit.
@@ -250,5 +250,5 @@ fn check_resolved(reference: &Reference, found: &Result<Option<Resolved>>) -> Re
         return Ok(());
     }
     let message = format!("the manifest's bytes do not match {asked}");
-    Err(Error::new(ErrorKind::Corrupt, "resolve", message).at("", reference))
+    Err(Error::corrupt("resolve", message).at("", reference))
 }

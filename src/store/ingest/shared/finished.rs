@@ -8,10 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{UploadId, Uploads};
-use crate::store::{
-    Spool,
-    error::{Error, ErrorKind},
-};
+use crate::store::{Spool, error::Error};
 
 /// The bytes of an upload that has ended. While they wait for an unreachable store they count towards its owner's limit, until
 /// this is dropped.
@@ -71,5 +68,5 @@ impl Drop for Finished {
 /// The error when bytes of the owner that fills the disk are removed.
 pub(super) fn filler() -> Error {
     let why = "the disk is full, and the uploads of this caller take most of it";
-    Error::new(ErrorKind::Full, "upload", why)
+    Error::full("upload", why)
 }

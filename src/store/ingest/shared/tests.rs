@@ -340,7 +340,7 @@ impl Records for Faulty {
     async fn write_record(&self, key: &str, bytes: Bytes) -> Result<()> {
         let full_for = self.full_for.lock().clone();
         if full_for.iter().any(|id| key.contains(&id.to_string())) {
-            return Err(Error::new(ErrorKind::Full, "put", "the bucket is full"));
+            return Err(Error::full("put", "the bucket is full"));
         }
         if self.loses.load(Ordering::Relaxed) {
             return Ok(());

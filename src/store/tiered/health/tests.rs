@@ -28,7 +28,7 @@ impl Records for Empty {
 }
 
 fn unreachable() -> Error {
-    Error::new(ErrorKind::Unavailable, "get", "connection refused").unheard()
+    Error::unavailable("get", "connection refused").unheard()
 }
 
 async fn fail(health: &Health) {
@@ -77,9 +77,9 @@ async fn a_refusal_of_one_request_is_an_answer_and_one_of_the_probe_is_an_outage
         };
         assert!(e.kind == kind && health.is_up(), "{e}");
     }
-    let denied = || Err(Error::new(ErrorKind::Denied, "read record", "answered 403"));
+    let denied = || Err(Error::denied("read record", "answered 403"));
     let health = Health::new("s3:x".to_owned());
-    let asked = async { Err::<(), _>(Error::new(ErrorKind::Denied, "get", "no")) };
+    let asked = async { Err::<(), _>(Error::denied("get", "no")) };
     let e = tokio::select! {
         asked = health.ask("get", asked) => asked.unwrap_err(),
         () = health.probe(Arc::new(Answers(denied))) => unreachable!(),
@@ -93,7 +93,7 @@ async fn a_refusal_of_one_request_is_an_answer_and_one_of_the_probe_is_an_outage
 #[tokio::test(start_paused = true)]
 async fn a_probe_that_finds_what_nobody_wrote_was_not_answered_by_the_store() {
     let page = || Ok(Some(bytes::Bytes::from_static(b"{}")));
-    let damaged = || Err(Error::new(ErrorKind::Corrupt, "read record", "no record"));
+    let damaged = || Err(Error::corrupt("read record", "no record"));
     for answer in [page as fn() -> _, damaged as fn() -> _] {
         let health = Health::new("s3:x".to_owned());
         tokio::select! {
@@ -139,7 +139,7 @@ async fn a_probe_that_is_answered_brings_it_back() {
 #[tokio::test(start_paused = true)]
 async fn one_request_that_fails_is_no_outage_where_a_probe_is_answered() {
     let health = Health::new(String::new());
-    let broken = || Error::new(ErrorKind::Unavailable, "publish", "answered 500");
+    let broken = || Error::unavailable("publish", "answered 500");
     let asked = health.ask("publish", async { Err::<(), _>(broken()) });
     let e = tokio::select! {
         asked = asked => asked.unwrap_err(),
@@ -230,11 +230,11 @@ async fn nothing_is_sent_before_the_first_probe_was_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_that_make_no_sense_are_damage_only_where_a_probe_is_answered() {
-    let page = || Err(Error::new(ErrorKind::Unavailable, "read record", "a page"));
+    let page = || Err(Error::unavailable("read record", "a page"));
     let none = || Ok(None);
     for (answer, is_up) in [(none as fn() -> _, true), (page as fn() -> _, false)] {
         let health = Health::new("s3:x".to_owned());
-        let damaged = async { Err::<(), _>(Error::new(ErrorKind::Corrupt, "get", "no record")) };
+        let damaged = async { Err::<(), _>(Error::corrupt("get", "no record")) };
         let e = tokio::select! {
             asked = health.ask("get", damaged) => asked.unwrap_err(),
             () = health.probe(Arc::new(Answers(answer))) => unreachable!(),

@@ -113,7 +113,7 @@ impl Way {
     const RETRIED: Duration = Duration::from_secs(4);
 
     async fn fail(self, link: &Link, op: &'static str) -> Result<()> {
-        let unavailable = |why: &str| Error::new(ErrorKind::Unavailable, op, why);
+        let unavailable = |why: &str| Error::unavailable(op, why);
         match self {
             Self::Silent => {
                 while *link.way.lock() == Some(self) {
@@ -163,10 +163,10 @@ impl Link {
             way.fail(self, op).await?;
         }
         if self.cut.load(SeqCst) {
-            return Err(Error::new(ErrorKind::Unavailable, op, "cut on purpose"));
+            return Err(Error::unavailable(op, "cut on purpose"));
         }
         if op == "put" && self.full.swap(false, SeqCst) {
-            return Err(Error::new(ErrorKind::Full, op, "full on purpose"));
+            return Err(Error::full(op, "full on purpose"));
         }
         match *self.refused.lock() {
             Some((refused, kind)) if refused == op => {
@@ -328,11 +328,7 @@ async fn damaged(stream: ByteStream, damage: Damage) -> Result<ByteStream> {
         Damage::Flip(at) => bytes[at] ^= 1,
         Damage::Break(at) => {
             bytes.truncate(at);
-            end = Some(Err(Error::new(
-                ErrorKind::Unavailable,
-                "get",
-                "broken on purpose",
-            )));
+            end = Some(Err(Error::unavailable("get", "broken on purpose")));
         }
     }
     let pieces = bytes
@@ -393,7 +389,7 @@ impl Records for Linked {
         self.link.pass("read", key).await?;
         // On a bad day there are outages too: a probe is not always answered.
         if self.link.faults.is_some() && self.link.seed.fetch_add(1, SeqCst).is_multiple_of(3) {
-            return Err(Error::new(ErrorKind::Unavailable, "read", "a bad day"));
+            return Err(Error::unavailable("read", "a bad day"));
         }
         self.records.read_record(key, limit).await
     }
