@@ -176,7 +176,7 @@ impl Gateway {
             let form = admission.gather(client, body, most, within).await;
             body = form.map_err(|fault| Refusal::from(&fault))?.into();
         }
-        let is_push = ![Method::GET, Method::HEAD].contains(&parts.method);
+        let may_write = ![Method::GET, Method::HEAD].contains(&parts.method);
         let holds = self.holds.clone();
         let call = Call {
             parts,
@@ -193,7 +193,7 @@ impl Gateway {
         let answered = answered.map_err(|refusal| ticket.fault().map_or(refusal, Refusal::from));
         if let Some(health) = &self.health {
             match &answered {
-                Err(Refusal { store, .. }) if is_push && store.is_some() => health.pushed(*store),
+                Err(Refusal { store, .. }) if may_write && store.is_some() => health.pushed(*store),
                 Ok(response) if response.status() == StatusCode::CREATED => health.pushed(None),
                 _ => {}
             }

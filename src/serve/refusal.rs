@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     admission::{Fault, Full},
-    refused::Refused,
+    pushes_blocked::PushesBlocked,
 };
 use crate::store::{
     self,
@@ -35,7 +35,7 @@ pub struct Refusal {
     /// The store answers other requests: waiting for it does not help.
     pub alone: bool,
     /// For a push, what the refusal says about the store's state.
-    pub store: Option<Refused>,
+    pub store: Option<PushesBlocked>,
     /// The client did not send its body correctly.
     pub is_fault: bool,
 }
@@ -195,7 +195,7 @@ impl From<&store::Error> for Refusal {
             _ => Self::new(status, words),
         };
         refusal.why = Some(error.to_string());
-        refusal.store = Refused::by(error);
+        refusal.store = PushesBlocked::by(error);
         // Waiting does not provide credentials.
         refusal.alone = error.alone || matches!(error.kind, Kind::Denied | Kind::Unauthenticated);
         if refusal.is_unavailable() {

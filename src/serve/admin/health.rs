@@ -12,7 +12,7 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::{metrics, serve::refused::Refused, store::ErrorKind};
+use crate::{metrics, serve::pushes_blocked::PushesBlocked, store::ErrorKind};
 
 /// A refused push is no longer relevant after this long.
 const REFUSED: Duration = Duration::from_mins(10);
@@ -59,7 +59,7 @@ pub struct Health {
     was_ready: AtomicBool,
     stores: Mutex<Vec<Seen>>,
     /// Why and when a push was refused, if the last one was.
-    refused: Mutex<Option<(Refused, Instant)>>,
+    refused: Mutex<Option<(PushesBlocked, Instant)>>,
     set_aside: OnceLock<SetAside>,
     started: Instant,
     shown: metrics::Phase,
@@ -132,7 +132,7 @@ impl Health {
     }
 
     /// Records the result of a push: refused, or accepted.
-    pub fn pushed(&self, refused: Option<Refused>) {
+    pub fn pushed(&self, refused: Option<PushesBlocked>) {
         let now = refused.map(|why| (why, Instant::now()));
         let was = std::mem::replace(&mut *lock(&self.refused), now);
         match (was, refused) {
@@ -151,7 +151,7 @@ impl Health {
     }
 
     /// Why the last push was refused, if that was recent.
-    fn refused(&self) -> Option<Refused> {
+    fn refused(&self) -> Option<PushesBlocked> {
         let last = lock(&self.refused).filter(|(_, at)| at.elapsed() < REFUSED);
         last.map(|(why, _)| why)
     }

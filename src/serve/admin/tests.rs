@@ -16,7 +16,7 @@ use crate::{
         auth::{ANONYMOUS, Action, Authority, Config, Exposure, Rule},
         gateway::Gateway,
         observe::Observer,
-        refused::Refused,
+        pushes_blocked::PushesBlocked,
     },
     store::{
         self, BlobStore as _, Body as Bytes, ErrorKind,
@@ -108,11 +108,11 @@ async fn refused_pushes_are_said_until_one_is_taken() {
     door.health.set(Phase::Ready);
     for (why, words) in [
         (
-            Refused::QueueFull,
+            PushesBlocked::QueueFull,
             "the local queue for the remote store is full",
         ),
-        (Refused::Disk, "the disk is not writable"),
-        (Refused::NoRoom, "the store is full"),
+        (PushesBlocked::Disk, "the disk is not writable"),
+        (PushesBlocked::NoRoom, "the store is full"),
     ] {
         door.health.pushed(Some(why));
         let (status, said) = door.get("/readyz").await;
@@ -207,20 +207,20 @@ fn what_fails_of_the_disk_is_told_from_what_a_store_answers() {
         store::Error::io("put", e)
     };
     for (error, want) in [
-        (file(Io::ReadOnlyFilesystem), Some(Refused::Disk)),
-        (file(Io::PermissionDenied), Some(Refused::Disk)),
-        (file(Io::Other), Some(Refused::Disk)),
-        (file(Io::StorageFull), Some(Refused::NoRoom)),
-        (store::Error::full("put", ""), Some(Refused::NoRoom)),
+        (file(Io::ReadOnlyFilesystem), Some(PushesBlocked::Disk)),
+        (file(Io::PermissionDenied), Some(PushesBlocked::Disk)),
+        (file(Io::Other), Some(PushesBlocked::Disk)),
+        (file(Io::StorageFull), Some(PushesBlocked::NoRoom)),
+        (store::Error::full("put", ""), Some(PushesBlocked::NoRoom)),
         (
             store::Error::full(store::queue::QUEUE_FULL, ""),
-            Some(Refused::QueueFull),
+            Some(PushesBlocked::QueueFull),
         ),
         (store::Error::full(store::queue::OVER_SHARE, ""), None),
         (store::Error::denied("put", ""), None),
         (store::Error::unavailable("put", ""), None),
     ] {
-        assert_eq!(Refused::by(&error), want, "{error}");
+        assert_eq!(PushesBlocked::by(&error), want, "{error}");
     }
 }
 

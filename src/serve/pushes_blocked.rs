@@ -7,7 +7,7 @@ use crate::store::{
 
 /// Why the store currently accepts no pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub enum PushesBlocked {
     /// The store, or the disk, is full.
     NoRoom,
     /// The queue for the remote store has reached its maximum size.
@@ -16,7 +16,7 @@ pub enum Refused {
     Disk,
 }
 
-impl Refused {
+impl PushesBlocked {
     /// What `error` means for other pushes.
     pub fn by(error: &Error) -> Option<Self> {
         match error.kind {
