@@ -147,6 +147,13 @@ impl Core {
         if self.seen.contains(&digest) {
             return Ok(());
         }
+        // Damaged, or sent, and forgotten since because the remote refused a publication that names it.
+        let stat = self.remote.store.stat(&digest);
+        let stat = self.health.ask("stat", stat).await.map_err(not_ours)?;
+        if stat.is_some() {
+            self.seen.insert(&digest);
+            return Ok(());
+        }
         let why = "it was damaged here before it was uploaded; push it again";
         Err(Error::corrupt("put", why).at("", digest))
     }

@@ -1,4 +1,4 @@
-use super::*;
+use super::{super::send::Look, *};
 
 /// Makes an index of both, in the order of their digests.
 struct Merging;
@@ -367,4 +367,30 @@ async fn what_the_remote_takes_and_does_not_have_stays_in_the_queue() {
     );
     let kept = remote.records().read_record(&record, 100).await.unwrap();
     assert_eq!(kept, Some(bytes));
+}
+
+/// A refused publication makes all blobs doubtful that it names, also those that another update waits for.
+#[tokio::test]
+async fn a_blob_that_was_sent_and_is_doubted_since_is_looked_for_and_not_taken_for_damaged() {
+    let world = World::new(Mode::WriteBack);
+    let daemon = world.start().await;
+    let core = &daemon.tiered.core;
+    let (desc, body) = blob(&data(100, 1));
+    *daemon.link.refused.lock() = Some(("put", ErrorKind::Denied));
+    daemon.repo("a").put_blob(&desc, &body).await.unwrap();
+    while !core.unsent.is_refused(&desc.digest) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    *daemon.link.refused.lock() = None;
+    let children = [desc.digest];
+    let doubts = std::future::poll_fn(|_| {
+        core.seen.forget(&children);
+        std::task::Poll::<()>::Pending
+    });
+    tokio::select! {
+        biased;
+        () = doubts => unreachable!(),
+        sent = core.send_children(&children, Look::Again) => sent.unwrap(),
+    }
+    assert_eq!(daemon.status().set_aside, 0);
 }
