@@ -15,7 +15,7 @@ use crate::ops::{
     verify,
 };
 
-// Method, and its operation: request, response message, the report in it with the lists that may be long; the verb's own report.
+// "RPC", "verb as errors say it": Request -> Response(module) of WireReport[lists sent in parts] for the verb's report.
 methods!(
     "List", "list": ListRequest -> ListResponse(list_response)
         of ListReport[rows, broken] for list::Report;

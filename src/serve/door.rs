@@ -76,7 +76,8 @@ pub struct Route<A> {
 }
 
 impl<A> Route<A> {
-    /// A route that requires no login, whose requests take one permit each and do not wait for an unreachable store.
+    /// A route that needs no right on a repository (an anonymous caller may still be asked to log in), whose requests take one
+    /// permit each and do not wait for an unreachable store.
     pub fn new(label: &'static str, asked: Result<A, Refusal>) -> Self {
         Self {
             label,

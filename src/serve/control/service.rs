@@ -87,7 +87,7 @@ async fn place(ticket: &Ticket) -> Result<Permit, Status> {
 }
 
 /// The request's id and permits, its caller's rights, and its message.
-fn taken<T>(request: Request<T>) -> ((Asked, Ticket), Rights, T) {
+fn unpacked<T>(request: Request<T>) -> ((Asked, Ticket), Rights, T) {
     const WHY: &str = "every call comes through `Control::answer`";
     let extensions = request.extensions();
     if let Some(understood) = extensions.get::<Understood>() {
@@ -143,7 +143,7 @@ impl v1::control_server::Control for Verbs {
         &self,
         request: Request<v1::StatusRequest>,
     ) -> Result<Response<v1::StatusResponse>, Status> {
-        let (_, rights, _) = taken(request);
+        let (_, rights, _) = unpacked(request);
         let shared = &self.shared;
         // The store's location, other listen addresses and errors of a remote are only for the daemon's operators.
         let all = rights.is_everything();
@@ -177,7 +177,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn list(&self, request: Request<v1::ListRequest>) -> Answer<v1::ListResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             list::run(&ctx, r.name.as_deref()).await
@@ -185,7 +185,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn inspect(&self, request: Request<v1::InspectRequest>) -> Answer<v1::InspectResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         Ok(self.run(
             asked,
             rights.to_read(&self.shared.sights()),
@@ -194,7 +194,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Answer<v1::DeleteResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         let options = remove::Options::from_wire(r).map_err(|e| nonsense(&e))?;
         let reach = rights.to_delete(&self.shared.sights());
         Ok(self.run(asked, reach, move |ctx| async move {
@@ -205,7 +205,7 @@ impl v1::control_server::Control for Verbs {
     /// Prunes beside open doors, as [`crate::store::marked`] describes: never with the store's lock, and with at least
     /// [`MIN_GRACE`].
     async fn prune(&self, request: Request<v1::PruneRequest>) -> Answer<v1::PruneResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         let reach = chosen(rights.to_delete(&self.shared.sights()), &r.repositories)?;
         let options = prune::Options::from(r);
         check(&options, &rights)?;
@@ -237,7 +237,7 @@ impl v1::control_server::Control for Verbs {
         &self,
         request: Request<v1::DiskUsageRequest>,
     ) -> Answer<v1::DiskUsageResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
             du::run(&ctx, r.name.as_deref()).await
@@ -245,7 +245,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::VerifyResponse> {
-        let (asked, rights, r) = taken(request);
+        let (asked, rights, r) = unpacked(request);
         let depth = verify::Depth::from_wire(r.depth).map_err(|e| nonsense(&e))?;
         let reach = chosen(rights.to_read(&self.shared.sights()), &r.repositories)?;
         Ok(self.run(asked, reach, move |ctx| async move {
@@ -254,7 +254,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn copy(&self, request: Request<v1::CopyRequest>) -> Answer<v1::CopyResponse> {
-        let ((asked, ticket), _, r) = taken(request);
+        let ((asked, ticket), _, r) = unpacked(request);
         if r.from == r.to {
             return Err(Status::invalid_argument("from and to are the same store"));
         }
@@ -285,7 +285,7 @@ impl v1::control_server::Control for Verbs {
     }
 
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Answer<v1::FlushResponse> {
-        let ((asked, _), rights, r) = taken(request);
+        let ((asked, _), rights, r) = unpacked(request);
         let tells = if rights.reads_everything() {
             flush::Tells::Counts
         } else {
