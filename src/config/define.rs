@@ -23,7 +23,7 @@ macro_rules! settings {
         pub struct $name:ident by $row:ident, fn $read:ident($layer:ident $(, $more:ident: $more_type:ty)*) {
             $(
                 $($field:ident: $type:ty,)? $key:literal = $how:tt $join:tt $default:literal,
-                    $mark:ident $(, $flag:expr)? => $about:literal;
+                    $policy:ident $(, $flag:expr)? => $about:literal;
             )*
         }
         $(and { $( $(#[$and_meta:meta])* $and:ident: $and_type:ty = $value:expr, )* })?
@@ -42,7 +42,7 @@ macro_rules! settings {
 
         impl $name {
             pub(in crate::config) const ROWS: &'static [$crate::config::table::Key] = &[
-                $(row!($row, $key, $how, $mark, $default, $about $(, $flag)?)),*
+                $(row!($row, $key, $how, $policy, $default, $about $(, $flag)?)),*
             ];
 
             fn $read($layer: &$crate::config::Layer $(, $more: $more_type)*) -> $crate::config::Result<Self> {
@@ -58,13 +58,13 @@ macro_rules! settings {
         fn $read:ident($layer:ident $(, $more:ident: $more_type:ty)*) -> $target:ident, rows $rows:ident by $row:ident {
             $(
                 $($($field:ident).+,)? $key:literal = $how:tt $join:tt $default:literal,
-                    $mark:ident $(, $flag:expr)? => $about:literal;
+                    $policy:ident $(, $flag:expr)? => $about:literal;
             )*
         }
         $(and { $( $($and:ident).+ = $value:expr, )* })?
     ) => {
         pub(in crate::config) const $rows: &[$crate::config::table::Key] = &[
-            $(row!($row, $key, $how, $mark, $default, $about $(, $flag)?)),*
+            $(row!($row, $key, $how, $policy, $default, $about $(, $flag)?)),*
         ];
 
         $(#[$meta])*
@@ -81,20 +81,26 @@ macro_rules! settings {
 
 /// A row of the table.
 macro_rules! row {
-    ($row:ident, $key:literal, $how:tt, $mark:ident, $default:literal, $about:literal) => {
-        $crate::config::table::Key::$row($key, shape!($how), mark!($row, $mark), $default, $about)
+    ($row:ident, $key:literal, $how:tt, $policy:ident, $default:literal, $about:literal) => {
+        $crate::config::table::Key::$row(
+            $key,
+            shape!($how),
+            policy!($row, $policy),
+            $default,
+            $about,
+        )
     };
-    ($row:ident, $key:literal, $how:tt, $mark:ident, $default:literal, $about:literal, $flag:expr) => {
-        row!($row, $key, $how, $mark, $default, $about).with_flag($flag)
+    ($row:ident, $key:literal, $how:tt, $policy:ident, $default:literal, $about:literal, $flag:expr) => {
+        row!($row, $key, $how, $policy, $default, $about).with_flag($flag)
     };
 }
 
-macro_rules! mark {
-    (of_command, $mark:ident) => {
-        $crate::config::table::InCheckout::$mark
+macro_rules! policy {
+    (of_command, $policy:ident) => {
+        $crate::config::table::InCheckout::$policy
     };
-    (of_daemon, $mark:ident) => {
-        $crate::config::table::TakesEffect::$mark
+    (of_daemon, $policy:ident) => {
+        $crate::config::table::TakesEffect::$policy
     };
 }
 

@@ -36,7 +36,7 @@ settings! {
             else "disk:$XDG_CACHE_HOME/cachectl", Ignored, Flag::new("store")
             => "where caches are kept: disk:/path, oci-layout:/path, s3://bucket/prefix?region=…&endpoint=…, oci://host/repository, cachectld:/socket";
         "daemon" = (Url) else "none", Ignored, Flag::new("daemon").value("DAEMON")
-            => "a daemon to use instead of a store: its socket's path, cachectld+http://host:port or cachectld+https://host";
+            => "a daemon to use instead of a store: its socket's path, http://host:port or https://host";
         name: Option<String>, "name" = (Text: label(layer, "name")?.map(|(name, _)| name))
             else "for Go caches the main module's path", Counts, Flag::new("name").of(NAMED).value("NAME")
             => "name of the cache; folders need one";

@@ -104,7 +104,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
 
 /// A method, by the right to call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Method {
+pub enum CallKind {
     /// A method of the control API.
     Verb(Right),
     /// Reflection, whose requests are a stream.
@@ -115,29 +115,35 @@ pub enum Method {
 
 /// The methods of all services. A prune sweeps only for callers that may do everything, since blobs belong to all repositories;
 /// a copy uses the daemon's own credentials.
-const METHODS: [(&str, Method); 13] = [
-    ("/cachectl.v1.Control/Status", Method::Verb(Right::Read)),
-    ("/cachectl.v1.Control/List", Method::Verb(Right::Read)),
-    ("/cachectl.v1.Control/Inspect", Method::Verb(Right::Read)),
-    ("/cachectl.v1.Control/Delete", Method::Verb(Right::Delete)),
-    ("/cachectl.v1.Control/Prune", Method::Verb(Right::Delete)),
-    ("/cachectl.v1.Control/DiskUsage", Method::Verb(Right::Read)),
-    ("/cachectl.v1.Control/Verify", Method::Verb(Right::Read)),
-    ("/cachectl.v1.Control/Copy", Method::Verb(Right::Everything)),
-    ("/cachectl.v1.Control/Flush", Method::Verb(Right::Write)),
-    ("/grpc.health.v1.Health/Check", Method::Health),
-    ("/grpc.health.v1.Health/Watch", Method::Health),
+const METHODS: [(&str, CallKind); 13] = [
+    ("/cachectl.v1.Control/Status", CallKind::Verb(Right::Read)),
+    ("/cachectl.v1.Control/List", CallKind::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Inspect", CallKind::Verb(Right::Read)),
+    ("/cachectl.v1.Control/Delete", CallKind::Verb(Right::Delete)),
+    ("/cachectl.v1.Control/Prune", CallKind::Verb(Right::Delete)),
+    (
+        "/cachectl.v1.Control/DiskUsage",
+        CallKind::Verb(Right::Read),
+    ),
+    ("/cachectl.v1.Control/Verify", CallKind::Verb(Right::Read)),
+    (
+        "/cachectl.v1.Control/Copy",
+        CallKind::Verb(Right::Everything),
+    ),
+    ("/cachectl.v1.Control/Flush", CallKind::Verb(Right::Write)),
+    ("/grpc.health.v1.Health/Check", CallKind::Health),
+    ("/grpc.health.v1.Health/Watch", CallKind::Health),
     (
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        Method::Reflection,
+        CallKind::Reflection,
     ),
     (
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
-        Method::Reflection,
+        CallKind::Reflection,
     ),
 ];
 
-fn known(path: &str) -> Option<(&'static str, Method)> {
+fn known(path: &str) -> Option<(&'static str, CallKind)> {
     METHODS.into_iter().find(|(route, _)| *route == path)
 }
 
@@ -146,7 +152,7 @@ pub(super) fn label(path: &str) -> &'static str {
     known(path).map_or("other", |(route, _)| route)
 }
 
-impl Method {
+impl CallKind {
     /// The method at `path`. A control method that is not in the table requires everything, so that a new one is not open by
     /// mistake.
     pub(super) fn at(path: &str) -> Self {
@@ -225,20 +231,26 @@ mod tests {
     #[test]
     fn methods_take_rights_and_only_health_and_reflection_take_none() {
         for (path, method) in [
-            ("/cachectl.v1.Control/Status", Method::Verb(Right::Read)),
-            ("/cachectl.v1.Control/Verify", Method::Verb(Right::Read)),
-            ("/cachectl.v1.Control/Flush", Method::Verb(Right::Write)),
-            ("/cachectl.v1.Control/Delete", Method::Verb(Right::Delete)),
-            ("/cachectl.v1.Control/Prune", Method::Verb(Right::Delete)),
-            ("/cachectl.v1.Control/Copy", Method::Verb(Right::Everything)),
-            ("/cachectl.v1.Control/New", Method::Verb(Right::Everything)),
-            ("/grpc.health.v1.Health/Check", Method::Health),
+            ("/cachectl.v1.Control/Status", CallKind::Verb(Right::Read)),
+            ("/cachectl.v1.Control/Verify", CallKind::Verb(Right::Read)),
+            ("/cachectl.v1.Control/Flush", CallKind::Verb(Right::Write)),
+            ("/cachectl.v1.Control/Delete", CallKind::Verb(Right::Delete)),
+            ("/cachectl.v1.Control/Prune", CallKind::Verb(Right::Delete)),
+            (
+                "/cachectl.v1.Control/Copy",
+                CallKind::Verb(Right::Everything),
+            ),
+            (
+                "/cachectl.v1.Control/New",
+                CallKind::Verb(Right::Everything),
+            ),
+            ("/grpc.health.v1.Health/Check", CallKind::Health),
             (
                 "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-                Method::Reflection,
+                CallKind::Reflection,
             ),
         ] {
-            assert_eq!(Method::at(path), method, "{path}");
+            assert_eq!(CallKind::at(path), method, "{path}");
         }
     }
 }

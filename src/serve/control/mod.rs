@@ -49,7 +49,7 @@ use crate::{
     },
     store::{self, Store, open::Options, tiered::Backlog},
 };
-use access::{Method, Rights};
+use access::{CallKind, Rights};
 use error::Asked;
 use service::Verbs;
 use unread::Unread;
@@ -200,31 +200,31 @@ impl Control {
 }
 
 impl Door for Control {
-    type Asked = Method;
+    type Asked = CallKind;
 
     fn name(&self) -> &'static str {
         "control"
     }
 
-    fn route(&self, head: &Parts) -> Option<Route<Method>> {
+    fn route(&self, head: &Parts) -> Option<Route<CallKind>> {
         // Including suffixes: `+proto` and other codings, which the protocol answers in its own terms.
         let kind = head.headers.get(header::CONTENT_TYPE)?;
         if !kind.as_bytes().starts_with(b"application/grpc") {
             return None;
         }
         let path = head.uri.path();
-        let method = Method::at(path);
+        let method = CallKind::at(path);
         let form = Place::Form {
             most: MAX_REQUEST_BYTES + 5,
             within: REQUEST,
         };
         let (access, place, asked) = match method {
-            Method::Verb(right) => {
+            CallKind::Verb(right) => {
                 let asked = speaks_our_version(head).map(|()| method);
                 (Access::Needs(vec![right.need()]), form, asked)
             }
-            Method::Reflection => (Access::Open, Place::None, Ok(method)),
-            Method::Health => (Access::Open, form, Ok(method)),
+            CallKind::Reflection => (Access::Open, Place::None, Ok(method)),
+            CallKind::Health => (Access::Open, form, Ok(method)),
         };
         Some(Route {
             access,
@@ -234,21 +234,21 @@ impl Door for Control {
     }
 
     /// Hands the call to the gRPC services. Its response has an entry in a lane, whether it works or waits.
-    async fn answer(&self, method: &Method, call: &Call, body: Body) -> Answer {
-        if let Method::Verb(right) = method {
+    async fn answer(&self, method: &CallKind, call: &Call, body: Body) -> Answer {
+        if let CallKind::Verb(right) = method {
             right.check(&call.who)?;
         }
         let (key, connection) = (call.ticket.key(), call.ticket.connection());
         let admission = call.ticket.admission();
         let (mut body, mut answering) = (body, None);
-        if *method == Method::Reflection {
+        if *method == CallKind::Reflection {
             let (questions, until) = reflection::asked(body);
             (body, answering) = (questions, Some(until));
         }
         let limit = match method {
-            Method::Verb(_) => None,
-            Method::Reflection => Some(REFLECTION),
-            Method::Health => Some(WATCH),
+            CallKind::Verb(_) => None,
+            CallKind::Reflection => Some(REFLECTION),
+            CallKind::Health => Some(WATCH),
         };
         let parked = match limit {
             None => admission.calls.park(key.clone()),

@@ -41,6 +41,8 @@ const ENTRIES: &str = "entries";
 const ASIDE: &str = "aside";
 /// Longest wait for a daemon that is about to exit.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Highest number of an entry that is read back: later entries need higher ones.
+const MAX_SEQ: u64 = u64::MAX / 2;
 /// Longest entry that is read, in bytes.
 const MAX_ENTRY_BYTES: u64 = 64 << 10;
 
@@ -63,15 +65,18 @@ impl File {
 
     fn parse(key: &str) -> Option<Self> {
         let (folder, name) = key.split_once('/')?;
-        if folder == ENTRIES {
-            let hex = name.strip_suffix(".json").filter(|h| h.len() == 16)?;
-            return Some(Self::Entry(u64::from_str_radix(hex, 16).ok()?));
-        }
-        let (digest, size) = name.split_once('.')?;
-        Some(Self::Mark {
-            digest: keys::unflat(digest)?,
-            size: size.parse().ok()?,
-        })
+        let file = if folder == ENTRIES {
+            let seq = u64::from_str_radix(name.strip_suffix(".json")?, 16).ok()?;
+            (seq <= MAX_SEQ).then_some(Self::Entry(seq))?
+        } else {
+            let (digest, size) = name.split_once('.')?;
+            Self::Mark {
+                digest: keys::unflat(digest)?,
+                size: size.parse().ok()?,
+            }
+        };
+        // Other spellings are not ours.
+        (file.key() == key).then_some(file)
     }
 
     fn seq(&self) -> Option<u64> {
@@ -304,12 +309,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (ledger, lock) = Ledger::open(dir.path()).await.unwrap();
         std::fs::write(dir.path().join("unsent/x"), "").unwrap();
-        std::fs::write(dir.path().join("entries/x.json"), "").unwrap();
+        for name in ["x", "+00000000000000f", "ffffffffffffffff"] {
+            let path = dir.path().join(format!("entries/{name}.json"));
+            std::fs::write(path, "").unwrap();
+        }
         assert!(ledger.files().await.unwrap().is_empty());
-        assert_eq!(ledger.aside(), 2);
+        assert_eq!(ledger.aside(), 4);
         drop(lock);
         let (ledger, _lock) = Ledger::open(dir.path()).await.unwrap();
-        assert_eq!(ledger.aside(), 2);
+        assert!(ledger.files().await.unwrap().is_empty());
+        assert_eq!(ledger.aside(), 4);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! TieredRepo repository over both tiers: the store that an API server or a verb gets.
+//! One repository over both tiers: the store that an API server or a verb gets.
 #![deny(clippy::missing_trait_methods)]
 
 use std::{collections::BTreeMap, future::ready, ops::Range, sync::Arc};

@@ -184,6 +184,10 @@ mod tests {
         Queue::new(ledger, 5)
     }
 
+    async fn add(queue: &Queue<Entry>, placed: Placed<Entry>) {
+        queue.add(placed).await.unwrap();
+    }
+
     fn digest_of(job: &Job<Entry>) -> Digest {
         job.work.publication().unwrap().manifest.digest
     }
@@ -192,18 +196,9 @@ mod tests {
     async fn updates_of_one_tag_go_one_after_the_other_and_others_beside_them() {
         let dir = tempfile::tempdir().unwrap();
         let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("b"), Expected::Absent, &[]))
-            .await
-            .unwrap();
+        add(&queue, placed(1, Some("a"), Expected::Absent, &[])).await;
+        add(&queue, placed(2, Some("a"), Expected::Digest(d(1)), &[])).await;
+        add(&queue, placed(3, Some("b"), Expected::Absent, &[])).await;
         let (first, other) = (queue.next().await, queue.next().await);
         assert_eq!([digest_of(&first), digest_of(&other)], [d(1), d(3)]);
         assert!(queue.next().now_or_never().is_none());
@@ -215,14 +210,8 @@ mod tests {
     async fn an_index_waits_for_its_manifests() {
         let dir = tempfile::tempdir().unwrap();
         let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, None, Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Absent, &[1]))
-            .await
-            .unwrap();
+        add(&queue, placed(1, None, Expected::Absent, &[])).await;
+        add(&queue, placed(2, Some("a"), Expected::Absent, &[1])).await;
         let child = queue.next().await;
         assert!(queue.next().now_or_never().is_none());
         queue.done(&child, None).await.unwrap();
@@ -233,18 +222,9 @@ mod tests {
     async fn successor_expects_what_was_produced_also_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("a"), Expected::Digest(d(2)), &[]))
-            .await
-            .unwrap();
+        add(&queue, placed(1, Some("a"), Expected::Absent, &[])).await;
+        add(&queue, placed(2, Some("a"), Expected::Digest(d(1)), &[])).await;
+        add(&queue, placed(3, Some("a"), Expected::Digest(d(2)), &[])).await;
         let job = queue.next().await;
         queue.done(&job, Some(d(9))).await.unwrap();
         let second = queue.next().await;
@@ -260,18 +240,9 @@ mod tests {
     async fn a_refused_update_stops_its_own_tag_only() {
         let dir = tempfile::tempdir().unwrap();
         let queue = queue(dir.path()).await;
-        queue
-            .add(placed(1, Some("a"), Expected::Absent, &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(2, Some("a"), Expected::Digest(d(1)), &[]))
-            .await
-            .unwrap();
-        queue
-            .add(placed(3, Some("b"), Expected::Absent, &[]))
-            .await
-            .unwrap();
+        add(&queue, placed(1, Some("a"), Expected::Absent, &[])).await;
+        add(&queue, placed(2, Some("a"), Expected::Digest(d(1)), &[])).await;
+        add(&queue, placed(3, Some("b"), Expected::Absent, &[])).await;
         let job = queue.next().await;
         let no = |kind| Error::new(kind, "publish", "no");
         assert!(queue.failed(&job, no(ErrorKind::Denied)).await.is_some());
@@ -295,10 +266,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let queue = queue(dir.path()).await;
         for n in 0..5 {
-            queue
-                .add(placed(n, None, Expected::Absent, &[]))
-                .await
-                .unwrap();
+            add(&queue, placed(n, None, Expected::Absent, &[])).await;
         }
         let e = queue.add(placed(6, None, Expected::Absent, &[])).await;
         assert_eq!(e.unwrap_err().kind, ErrorKind::Full);

@@ -367,21 +367,35 @@ impl Records for Faulty {
     }
 }
 
+/// A daemon over a faulty bucket, with a folder that outlives outages.
+async fn faulty_daemon(dir: &Path) -> (Arc<Faulty>, Arc<Uploads>) {
+    let bucket = Faulty::over(dir).await;
+    let uploads = Uploads::open(&dir.join("uploads"), Some(bucket.clone()), true);
+    (bucket, Arc::new(uploads.unwrap()))
+}
+
+/// Receives bytes as while the bucket is away.
+async fn append_late(uploads: &Uploads, id: &UploadId, bytes: &'static [u8]) {
+    uploads.local.set_ahead(id, |_| true).await.unwrap();
+    let late = uploads.local.append(id, None, body(bytes)).await;
+    assert!(matches!(late.unwrap(), Appended::Size(_)));
+}
+
+/// An upload of which the bucket has the first of two chunks.
+async fn with_late_chunk(uploads: &Arc<Uploads>) -> UploadId {
+    let id = begin(uploads, "a").await;
+    append(uploads, (&id, "a"), b"bytes").await.unwrap();
+    append_late(uploads, &id, b" late").await;
+    id
+}
+
 #[tokio::test]
 async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let bucket = Faulty::over(dir.path()).await;
-    let folder = dir.path().join("uploads");
-    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let (bucket, uploads) = faulty_daemon(dir.path()).await;
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let id = begin(&uploads, "a").await;
-        append(&uploads, (&id, "a"), b"bytes").await.unwrap();
-        // As while the bucket was away.
-        uploads.local.set_ahead(&id, |_| true).await.unwrap();
-        let late = uploads.local.append(&id, None, body(b" late")).await;
-        assert_eq!(late.unwrap(), Appended::Size(10));
-        ids.push(id);
+        ids.push(with_late_chunk(&uploads).await);
     }
     let [refused, ended, taken] = &ids[..] else {
         unreachable!()
@@ -402,7 +416,7 @@ async fn chunks_that_a_full_bucket_refuses_stay_here_and_hold_up_nothing() {
     let last = uploads.finish((ended, "a"), None, None, None).await;
     assert_eq!(last.unwrap_err().kind, ErrorKind::Full);
     // Also where nobody goes on with one for long.
-    rest(&uploads, &folder.join(format!("up-{refused}"))).await;
+    rest(&uploads, &dir.path().join(format!("uploads/up-{refused}"))).await;
     assert_eq!(sizes(&uploads).await, [Some(10); 3]);
     bucket.full_for.lock().clear();
     assert_eq!(uploads.send_late().await.unwrap(), 2);
@@ -433,20 +447,12 @@ async fn what_the_store_lacks_of_an_upload_at_rest_stays() {
 #[tokio::test]
 async fn a_chunk_that_a_bucket_takes_and_does_not_list_is_not_sent_for_ever() {
     let dir = tempfile::tempdir().unwrap();
-    let bucket = Faulty::over(dir.path()).await;
-    let folder = dir.path().join("uploads");
-    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
-    let id = begin(&uploads, "a").await;
-    append(&uploads, (&id, "a"), b"bytes").await.unwrap();
-    uploads.local.set_ahead(&id, |_| true).await.unwrap();
-    let late = uploads.local.append(&id, None, body(b" late")).await;
-    late.unwrap();
+    let (bucket, uploads) = faulty_daemon(dir.path()).await;
+    let id = with_late_chunk(&uploads).await;
     // Of another one the bucket has nothing yet.
     let new = begin(&uploads, "a").await;
     uploads.local.begin_as(&new).await.unwrap();
-    uploads.local.set_ahead(&new, |_| true).await.unwrap();
-    let all = uploads.local.append(&new, None, body(b"all")).await;
-    all.unwrap();
+    append_late(&uploads, &new, b"all").await;
     bucket.loses.store(true, Ordering::Relaxed);
     for _ in 0..2 {
         let sent = uploads.send_late().await;
@@ -481,14 +487,8 @@ async fn a_piece_that_a_bucket_loses_is_sent_again_from_the_copy_here() {
 #[tokio::test]
 async fn an_upload_that_another_daemon_ends_while_late_chunks_are_sent_does_not_begin_again() {
     let dir = tempfile::tempdir().unwrap();
-    let bucket = Faulty::over(dir.path()).await;
-    let folder = dir.path().join("uploads");
-    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
-    let id = begin(&uploads, "a").await;
-    append(&uploads, (&id, "a"), b"bytes").await.unwrap();
-    uploads.local.set_ahead(&id, |_| true).await.unwrap();
-    let late = uploads.local.append(&id, None, body(b" late")).await;
-    late.unwrap();
+    let (bucket, uploads) = faulty_daemon(dir.path()).await;
+    let id = with_late_chunk(&uploads).await;
     bucket.ends.store(true, Ordering::Relaxed);
     let ended = uploads.send_late().await;
     assert_eq!(ended.unwrap_err().kind, ErrorKind::Conflict);
@@ -502,9 +502,7 @@ async fn an_upload_that_another_daemon_ends_while_late_chunks_are_sent_does_not_
 #[tokio::test]
 async fn uploads_expire_also_where_a_full_bucket_takes_no_marker() {
     let dir = tempfile::tempdir().unwrap();
-    let bucket = Faulty::over(dir.path()).await;
-    let folder = dir.path().join("uploads");
-    let uploads = Arc::new(Uploads::open(&folder, Some(bucket.clone()), true).unwrap());
+    let (bucket, uploads) = faulty_daemon(dir.path()).await;
     let (over, old) = (begin(&uploads, "a").await, begin(&uploads, "b").await);
     for (id, owner) in [(&over, "a"), (&old, "b")] {
         append(&uploads, (id, owner), b"bytes").await.unwrap();
