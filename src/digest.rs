@@ -2,11 +2,15 @@
 //!
 //! Grammar and registered algorithms: OCI image spec, `descriptor.md`, "Digests".
 
+mod content;
+
 use std::{fmt, str::FromStr};
+
+pub use content::{ContentHasher, ContentId};
 
 use sha2::{Digest as _, Sha256 as Sha256Impl, Sha512 as Sha512Impl};
 
-/// The SHA-256 of some bytes: the id of an object, of a frame, of a Go build output.
+/// The SHA-256 of some bytes: of a blob, of a Go build output.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sha256(pub [u8; 32]);
 

@@ -1,7 +1,8 @@
-//! Format 1 as it was first written: a store that is kept here is read by every later version.
+//! Format 2 as it was first written: a store that is kept here is read by every later version.
 //!
-//! `fixtures/format-1` is an OCI layout with one folder in two packs (the second holds segments of a changed big file) and one
-//! Go build cache, made by `cargo test --test main -- --ignored write_the_fixture_of_format_1`.
+//! `fixtures/format-2` is an OCI layout with one folder in two packs (the second holds segments of a changed big file), a private
+//! folder, and a Go build cache, made by `cargo test --test main -- --ignored write_the_fixture_of_format_2`.
+//! `fixtures/format-1` has the first and the last in the format before it, which was never released.
 
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt as _;
@@ -106,9 +107,9 @@ fn copied(node: &Node, name: &str) -> String {
 }
 
 #[test]
-fn a_store_of_format_1_is_read() {
+fn a_store_of_format_2_is_read() {
     let node = Node::new();
-    let store = copied(&node, "format-1");
+    let store = copied(&node, "format-2");
     let cachectl = || cachectl(&node).args(["--store", &store, "--json"]);
     let report = cachectl().args(["verify", "--data"]).json();
     assert!(flag(&report, "ok"), "{report}");
@@ -122,7 +123,7 @@ fn a_store_of_format_1_is_read() {
     let wanted = node.path("wanted");
     make(&wanted, false);
     make(&wanted, true);
-    tree::assert_same(&tree::read(&target), &tree::read(&wanted), "format 1");
+    tree::assert_same(&tree::read(&target), &tree::read(&wanted), "format 2");
     let inode = |name: &str| fs::metadata(target.join(name)).unwrap().ino();
     assert_eq!(inode("d/e/tool"), inode("d/twin"));
     let blocks = fs::metadata(target.join("sparse")).unwrap().blocks();
@@ -134,23 +135,53 @@ fn a_store_of_format_1_is_read() {
     assert!(GoCache::read(&node.gocache()) == cache());
 }
 
-/// `fixtures/disk-0.1` is a `disk:` store that a command line and a daemon of commit ae42ca7 wrote: a folder; and in `team/app` an
+/// A snapshot of the earlier format is a miss that says so; the next export stores everything again.
+#[test]
+fn a_store_of_format_1_is_a_miss_and_the_next_export_heals_it() {
+    let node = Node::new();
+    let store = copied(&node, "format-1");
+    let cachectl = || cachectl(&node).args(["--store", &store, "--json"]);
+    let tree = node.path("tree");
+    make(&tree, false);
+    make(&tree, true);
+    cache().write(&node.gocache());
+    let target = node.path("target");
+    let (name, into) = (["--name", "kept"], target.to_str().unwrap());
+    let gobuild = |verb| without_go(cachectl().args([verb, "gobuild"]).args(name), &node);
+    let dir = |verb, path| cachectl().args([verb, "dir", path]).args(name);
+    for import in [dir("import", into), gobuild("import")] {
+        let outcome = import.run().success();
+        assert!(!flag(&outcome.json(), "hit"), "{}", outcome.stdout);
+        let why = "version 1 of the format, which an earlier cachectl wrote";
+        assert!(outcome.stderr.contains(why), "{}", outcome.stderr);
+    }
+    assert!(!target.exists());
+    for (export, entries) in [
+        (dir("export", tree.to_str().unwrap()), 10),
+        (gobuild("export"), 8),
+    ] {
+        let report = export.json();
+        assert_eq!(report["entries"], entries, "{report}");
+        assert_eq!(report["blobs_moved"], 1, "{report}");
+    }
+    let report = dir("import", into).json();
+    assert!(flag(&report, "hit"), "{report}");
+    tree::assert_same(&tree::read(&target), &tree::read(&tree), "healed");
+    fs::remove_dir_all(node.gocache()).unwrap();
+    let report = gobuild("import").json();
+    assert!(flag(&report, "hit"), "{report}");
+    assert!(GoCache::read(&node.gocache()) == cache());
+    let report = cachectl().args(["verify", "--data"]).json();
+    assert!(flag(&report, "ok"), "{report}");
+}
+
+/// `fixtures/disk-0.1` is a `disk:` store that a command line and a daemon of commit ae42ca7 wrote: a folder in format 1; and in `team/app` an
 /// image, its signature, and two pushes of a BuildKit cache. A new signature is recorded in today's form beside the older one.
 #[test]
 fn a_disk_store_that_an_earlier_daemon_wrote_is_read_and_goes_on() {
     let node = Node::new();
     copied(&node, "disk-0.1");
     let store = format!("disk:{}", node.path("store").display());
-    let target = node.path("target");
-    let report = cachectl(&node)
-        .args([
-            "--store", &store, "--json", "import", "dir", "--name", "kept",
-        ])
-        .arg(&target)
-        .json();
-    assert!(flag(&report, "hit"), "{report}");
-    let text = fs::read_to_string(target.join("link")).unwrap();
-    assert_eq!(text, "kept since release 0.1\n");
     let daemon = Cachectld::over(&store).start();
     let ask = |method: &str, path: &str, body: &[u8]| {
         http(method, daemon.port, &format!("/v2/team/app/{path}"), body).unwrap()
@@ -193,11 +224,11 @@ fn a_disk_store_that_an_earlier_daemon_wrote_is_read_and_goes_on() {
     assert!(both.len() == 2 && both.contains(&older[0]) && both.contains(&digest(&newer)));
 }
 
-/// What is written today is format 1 still: an export over it adds nothing.
+/// What is written today is format 2 still: an export over it adds nothing.
 #[test]
-fn an_unchanged_export_over_format_1_moves_nothing() {
+fn an_unchanged_export_over_format_2_moves_nothing() {
     let node = Node::new();
-    let store = copied(&node, "format-1");
+    let store = copied(&node, "format-2");
     let tree = node.path("tree");
     make(&tree, false);
     make(&tree, true);
@@ -211,12 +242,11 @@ fn an_unchanged_export_over_format_1_moves_nothing() {
     assert!(flag(&report, "unchanged"), "{report}");
 }
 
-/// The optional `root` of a config: `fixtures/format-1-root` has one small folder of mode 0700, made by
-/// `cargo test --test main -- --ignored write_the_fixture_of_a_folders_own_mode`.
+/// The `root` of a config.
 #[test]
-fn the_folders_own_mode_and_time_in_a_store_of_format_1_are_read() {
+fn the_folders_own_mode_and_time_in_a_store_of_format_2_are_read() {
     let node = Node::new();
-    let store = copied(&node, "format-1-root");
+    let store = copied(&node, "format-2");
     let import = |target: &Path| {
         let report = cachectl(&node)
             .args([
@@ -240,15 +270,6 @@ fn the_folders_own_mode_and_time_in_a_store_of_format_1_are_read() {
     fs::set_permissions(&there, fs::Permissions::from_mode(0o755)).unwrap();
     import(&there);
     assert_eq!(mode(&there), 0o755);
-    // The older fixture has none, and the same store is written today.
-    let config = |fixture: &str| {
-        let blobs = fs::read_dir(self::fixture(fixture).join("blobs/sha256")).unwrap();
-        let texts = blobs.map(|b| fs::read(b.unwrap().path()).unwrap());
-        texts
-            .filter(|t| t.windows(8).any(|w| w == b"\"root\":{"))
-            .count()
-    };
-    assert_eq!((config("format-1"), config("format-1-root")), (0, 1));
     let report = cachectl(&node)
         .args([
             "--store", &store, "--json", "export", "dir", "--name", "private",
@@ -260,51 +281,38 @@ fn the_folders_own_mode_and_time_in_a_store_of_format_1_are_read() {
 
 #[test]
 #[ignore = "writes into the checkout: only for a new fixture"]
-fn write_the_fixture_of_a_folders_own_mode() {
+fn write_the_fixture_of_format_2() {
     let node = Node::new();
-    let fixture = fixture("format-1-root");
+    let fixture = fixture("format-2");
     let _ = fs::remove_dir_all(&fixture);
-    let tree = node.path("tree");
-    fs::create_dir(&tree).unwrap();
-    fs::write(tree.join("secret"), "kept").unwrap();
-    stamp(&tree.join("secret"), 1_700_000_000, 0);
-    fs::set_permissions(&tree, fs::Permissions::from_mode(0o700)).unwrap();
-    stamp(&tree, 1_700_000_300, 0);
+    fs::create_dir_all(fixture.parent().unwrap()).unwrap();
     let store = format!("oci-layout:{}", fixture.display());
-    let export = cachectl(&node)
-        .args(["--store", &store, "export", "dir", "--name", "private"])
-        .arg(&tree)
-        .env("SOURCE_DATE_EPOCH", "1700000200");
-    export.run().success();
+    let export = |what: &[&str]| {
+        cachectl(&node)
+            .args(["--store", &store, "export"])
+            .args(what)
+            .env("SOURCE_DATE_EPOCH", "1700000200")
+    };
+    let tree = node.path("tree");
+    for second in [false, true] {
+        make(&tree, second);
+        let dir = export(&["dir", "--name", "kept"]).arg(&tree);
+        dir.run().success();
+    }
+    let private = node.path("private");
+    fs::create_dir(&private).unwrap();
+    fs::write(private.join("secret"), "kept").unwrap();
+    stamp(&private.join("secret"), 1_700_000_000, 0);
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    stamp(&private, 1_700_000_300, 0);
+    let dir = export(&["dir", "--name", "private"]).arg(&private);
+    dir.run().success();
+    cache().write(&node.gocache());
+    let gobuild = export(&["gobuild", "--name", "kept"]);
+    without_go(gobuild, &node).run().success();
     for own in [".cachectl", "index.json.lock", ".cachectl-folder"] {
         let path = fixture.join(own);
         let _ = fs::remove_dir_all(&path);
         let _ = fs::remove_file(&path);
     }
-}
-
-#[test]
-#[ignore = "writes into the checkout: only for a new fixture"]
-fn write_the_fixture_of_format_1() {
-    let node = Node::new();
-    let fixture = fixture("format-1");
-    let _ = fs::remove_dir_all(&fixture);
-    fs::create_dir_all(fixture.parent().unwrap()).unwrap();
-    let store = format!("oci-layout:{}", fixture.display());
-    let tree = node.path("tree");
-    for second in [false, true] {
-        make(&tree, second);
-        let export = cachectl(&node)
-            .args(["--store", &store, "export", "dir", "--name", "kept"])
-            .arg(&tree)
-            .env("SOURCE_DATE_EPOCH", "1700000200");
-        export.run().success();
-    }
-    cache().write(&node.gocache());
-    let export = cachectl(&node)
-        .args(["--store", &store, "export", "gobuild", "--name", "kept"])
-        .env("SOURCE_DATE_EPOCH", "1700000200");
-    without_go(export, &node).run().success();
-    fs::remove_dir_all(fixture.join(".cachectl")).unwrap();
-    fs::remove_file(fixture.join("index.json.lock")).unwrap();
 }

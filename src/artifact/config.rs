@@ -6,13 +6,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    bounded,
+    bounded, version,
     wire::{Malformed, Reader, Result, Writer, bad},
 };
 use crate::digest::Digest;
 
-/// The only existing version.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version that is written and read.
+pub const FORMAT_VERSION: u32 = 2;
 /// A manifest with more layers, and a config with more packs, is refused on reading; we write 127 at most.
 pub const MAX_LAYERS_READ: usize = 4096;
 /// Largest config that we read.
@@ -185,9 +185,9 @@ impl Config {
         let head: Head =
             serde_json::from_slice(bytes).map_err(|e| Malformed(format!("config: {e}")))?;
         if head.format_version != FORMAT_VERSION {
-            let v = head.format_version;
-            return bad(format!(
-                "it has format version {v}, this program reads {FORMAT_VERSION}: update cachectl"
+            return bad(version::refusal(
+                head.format_version.into(),
+                FORMAT_VERSION.into(),
             ));
         }
         if let Some(f) = head
@@ -294,18 +294,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_config_of_a_later_version_or_with_unknown_features_is_refused_with_advice() {
-        for text in [
-            r#"{"formatVersion":2,"kind":{"other":"shape"}}"#,
-            r#"{"formatVersion":1,"requiredFeatures":["delta-frames"]}"#,
+    fn a_config_of_another_version_or_with_unknown_features_is_refused_with_advice() {
+        for (text, advice) in [
+            (
+                r#"{"formatVersion":3,"kind":{"other":"shape"}}"#,
+                "update cachectl",
+            ),
+            (
+                r#"{"formatVersion":2,"requiredFeatures":["delta-frames"]}"#,
+                "update cachectl",
+            ),
+            (r#"{"formatVersion":1}"#, "the next export replaces it"),
         ] {
-            assert!(
-                Config::decode(text.as_bytes())
-                    .unwrap_err()
-                    .to_string()
-                    .contains("update cachectl"),
-                "{text}"
-            );
+            let why = Config::decode(text.as_bytes()).unwrap_err().to_string();
+            assert!(why.contains(advice), "{text}: {why}");
         }
     }
 

@@ -192,7 +192,7 @@ fn the_largest_buildkit_configs_are_read_within_their_bound() {
 fn lists_of_a_snapshots_config_have_limits() {
     const LEN: usize = 4 << 20;
     let config = |field: &str, item: &str| {
-        let head = r#"{"formatVersion":1,"kind":"dir","name":"n","scope":"s","key":"","entries":0,"bytes":0"#;
+        let head = r#"{"formatVersion":2,"kind":"dir","name":"n","scope":"s","key":"","entries":0,"bytes":0"#;
         match field {
             "gates" => filled(
                 &format!(r#"{head},"packs":[],"fingerprint":{{"gates":["#),

@@ -20,6 +20,7 @@ pub mod reference;
 pub mod snapshot;
 pub mod spelled;
 pub mod toc;
+mod version;
 pub mod wire;
 
 #[cfg(test)]

@@ -1,19 +1,22 @@
 //! The table of contents of a pack: its entries, its objects, and the frames that contain them.
 //!
 //! Stored form (all of `docs/format.md` §3): the magic `CTOC`, a version byte, then one zstd frame of the payload. Payload:
-//! generation, frames, objects, foreign objects, entries; numbers are LEB128. The pack keeps it in a skippable zstd frame; an
-//! annotation of the manifest's layer states its location and digest.
+//! generation, counts, columns, extensions; numbers are LEB128. The pack keeps it in a skippable zstd frame; an annotation of
+//! the manifest's layer states its location and digest.
 
 use std::collections::HashMap;
 
 use super::wire::Writer;
 use crate::{
-    digest::Sha256,
-    entry::{Entry, EntryPath, Kind},
+    digest::ContentId,
+    entry::{Entry, EntryPath, Kind, Time},
     memory::Reservation,
 };
+use columns::Columns;
 
+mod columns;
 mod cost;
+mod gap;
 mod meter;
 mod read;
 
@@ -21,8 +24,8 @@ pub use meter::{NotRead, Reading};
 
 /// Starts every stored table of contents.
 pub const MAGIC: [u8; 4] = *b"CTOC";
-/// The only existing version.
-pub const VERSION: u8 = 1;
+/// The version that is written and read.
+pub const VERSION: u8 = 2;
 /// Maximum decoded bytes of a frame; a reader refuses more before it allocates.
 pub const MAX_FRAME_BYTES: u32 = 4 << 20;
 /// Maximum decoded bytes of a table of contents.
@@ -46,19 +49,19 @@ pub struct Frame {
     pub len: u32,
     /// Bytes once decoded, at most [`MAX_FRAME_BYTES`].
     pub raw_len: u32,
-    /// SHA-256 of the stored bytes.
-    pub digest: Sha256,
+    /// Identity of the stored bytes, always a BLAKE3.
+    pub hash: ContentId,
 }
 
-/// Identity of an object: the SHA-256 of its bytes, and their number. The digest alone is not enough, since a table may claim any
+/// Identity of an object: the hash of its bytes, and their number. The hash alone is not enough, since a table may claim any
 /// length.
-pub type ObjectId = (Sha256, u32);
+pub type ObjectId = (ContentId, u32);
 
 /// Content, or a segment of it, and its location.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Object {
-    /// SHA-256 of the bytes.
-    pub digest: Sha256,
+    /// Identity of the bytes.
+    pub content: ContentId,
     /// Count of the bytes; above 0.
     pub len: u32,
     /// Index of its frame.
@@ -70,8 +73,8 @@ pub struct Object {
 /// An object that an entry needs and another pack holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Foreign {
-    /// SHA-256 of the bytes.
-    pub digest: Sha256,
+    /// Identity of the bytes.
+    pub content: ContentId,
     /// Count of the bytes; above 0.
     pub len: u32,
 }
@@ -81,8 +84,8 @@ pub struct Foreign {
 pub struct TocEntry {
     /// The entry.
     pub entry: Entry,
-    /// SHA-256 of the whole content; of no bytes for an empty file and for everything but files.
-    pub content: Sha256,
+    /// Identity of the whole content; of no bytes for an empty file and for everything but files.
+    pub content: ContentId,
     /// The content's objects in order: an index below `objects.len()` is an own object, any other a foreign one.
     pub objects: Box<[u32]>,
 }
@@ -119,22 +122,25 @@ const HAS_NEEDS: u8 = 0x20;
 const SPARSE: u8 = 0x40;
 const ONE_OBJECT: u8 = 0x80;
 
+const HASH_BLAKE3: u8 = 0;
+const HASH_SHA256: u8 = 1;
+
 impl Object {
     /// Its identity.
     pub fn id(&self) -> ObjectId {
-        (self.digest, self.len)
+        (self.content, self.len)
     }
 }
 
 impl Toc {
-    /// Digest and length of the object that an entry's list names.
+    /// Identity of the object that an entry's list names.
     pub fn object(&self, index: u32) -> ObjectId {
         let own = self.objects.len();
         if let Some(o) = self.objects.get(index as usize) {
-            (o.digest, o.len)
+            (o.content, o.len)
         } else {
             let f = self.foreign[index as usize - own];
-            (f.digest, f.len)
+            (f.content, f.len)
         }
     }
 
@@ -149,128 +155,163 @@ impl Toc {
     }
 
     fn payload(&self) -> Vec<u8> {
-        let mut w = Writer::default();
-        w.num(u64::from(self.generation));
-        w.num(self.frames.len() as u64);
+        let mut columns: Columns<Writer> = Columns::default();
         for f in &self.frames {
-            w.num(f.len.into());
-            w.num(f.raw_len.into());
-            w.hash(&f.digest);
+            columns.frame_sizes.num(f.len.into());
+            columns.frame_sizes.num(f.raw_len.into());
+            columns.frame_hashes.raw(f.hash.as_bytes());
         }
-        w.num(self.objects.len() as u64);
         let mut last = (0_u32, 0_u32);
         for o in &self.objects {
-            w.hash(&o.digest);
-            w.num(o.len.into());
-            // Objects are in the order of their frames: the difference is 0 or 1, the gap a tar header.
-            w.num(u64::from(o.frame - last.0));
+            columns.object_sizes.num(o.len.into());
+            // Objects are in the order of their frames: the difference is 0 or 1.
+            columns.object_frames.num(u64::from(o.frame - last.0));
             let base = if o.frame == last.0 { last.1 } else { 0 };
-            w.num(u64::from(o.offset - base));
+            columns.object_gaps.num(gap::encode(base, o.offset));
+            columns.object_hash_kinds.byte(hash_kind(&o.content));
+            columns.object_hashes.raw(o.content.as_bytes());
             last = (o.frame, o.offset + o.len);
         }
-        w.num(self.foreign.len() as u64);
         for f in &self.foreign {
-            w.hash(&f.digest);
-            w.num(f.len.into());
+            columns.foreign_sizes.num(f.len.into());
+            columns.foreign_hash_kinds.byte(hash_kind(&f.content));
+            columns.foreign_hashes.raw(f.content.as_bytes());
         }
-        w.num(self.entries.len() as u64);
-        let places: HashMap<&EntryPath, usize> = self
-            .entries
-            .iter()
-            .enumerate()
-            .map(|(i, e)| (&e.entry.path, i))
-            .collect();
-        let mut before: &[u8] = b"";
-        let mut next_object = 0_i64;
+        let mut entries = EntryWriter {
+            toc: self,
+            places: self
+                .entries
+                .iter()
+                .enumerate()
+                .map(|(i, e)| (&e.entry.path, i))
+                .collect(),
+            path_before: b"",
+            secs_before: 0,
+            next_object: 0,
+        };
         for e in &self.entries {
-            write_entry(&mut w, e, before, &places, self, &mut next_object);
-            before = e.entry.path.as_bytes();
+            entries.write(&mut columns, e);
         }
+        let mut w = Writer::default();
+        w.num(u64::from(self.generation));
+        for count in [
+            self.frames.len(),
+            self.objects.len(),
+            self.foreign.len(),
+            self.entries.len(),
+        ] {
+            w.num(count as u64);
+        }
+        columns.write(&mut w);
+        // No extensions.
+        w.num(0);
         w.0
     }
 }
 
-fn write_entry(
-    w: &mut Writer,
-    e: &TocEntry,
-    before: &[u8],
-    places: &HashMap<&EntryPath, usize>,
-    toc: &Toc,
-    next_object: &mut i64,
-) {
-    let entry = &e.entry;
-    let path = entry.path.as_bytes();
-    let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
-    w.num(shared as u64);
-    w.bytes(&path[shared..]);
-    let one = e.objects.len() == 1 && toc.object(e.objects[0]).0 == e.content;
-    let mut tag = match &entry.kind {
-        Kind::File { .. } => 0,
-        Kind::Dir => 1,
-        Kind::Symlink(_) => 2,
-        Kind::Hardlink(_) => 3,
+fn hash_kind(content: &ContentId) -> u8 {
+    match content {
+        ContentId::Blake3(_) => HASH_BLAKE3,
+        ContentId::Sha256(_) => HASH_SHA256,
+    }
+}
+
+/// Writes entries one after the other; most values are differences from the previous entry.
+struct EntryWriter<'a> {
+    toc: &'a Toc,
+    places: HashMap<&'a EntryPath, usize>,
+    path_before: &'a [u8],
+    secs_before: i64,
+    next_object: i64,
+}
+
+impl<'a> EntryWriter<'a> {
+    fn write(&mut self, columns: &mut Columns<Writer>, e: &'a TocEntry) {
+        let entry = &e.entry;
+        self.path(columns, entry.path.as_bytes());
+        let one = e.objects.len() == 1 && self.toc.object(e.objects[0]).0 == e.content;
+        columns.tags.byte(tag(entry, one));
+        columns.modes.num(entry.meta.mode.into());
+        columns.owners.num(entry.meta.uid.into());
+        columns.owners.num(entry.meta.gid.into());
+        self.time(columns, entry.meta.mtime);
+        match &entry.kind {
+            Kind::File { size, extents } => {
+                if let Some(runs) = extents {
+                    columns.rest.num(*size);
+                    columns.rest.num(runs.len() as u64);
+                    for run in runs {
+                        columns.rest.num(run.offset);
+                        columns.rest.num(run.len);
+                    }
+                }
+                if !one {
+                    columns.contents.num(e.objects.len() as u64);
+                    if !e.objects.is_empty() {
+                        columns.contents.byte(hash_kind(&e.content));
+                        columns.contents.raw(e.content.as_bytes());
+                    }
+                }
+                for o in &e.objects {
+                    columns.references.signed(i64::from(*o) - self.next_object);
+                    self.next_object = i64::from(*o) + 1;
+                }
+            }
+            Kind::Dir => {}
+            Kind::Symlink(target) => columns.rest.bytes(target),
+            Kind::Hardlink(to) => columns.rest.bytes(to.as_bytes()),
+        }
+        if !entry.xattrs.is_empty() {
+            columns.rest.num(entry.xattrs.len() as u64);
+            for (name, value) in &entry.xattrs {
+                columns.rest.bytes(name);
+                columns.rest.bytes(value);
+            }
+        }
+        if let Some(needs) = &entry.needs {
+            if let Some(i) = self.places.get(needs) {
+                columns.rest.num(*i as u64 + 1);
+            } else {
+                columns.rest.num(0);
+                columns.rest.bytes(needs.as_bytes());
+            }
+        }
+    }
+
+    fn path(&mut self, columns: &mut Columns<Writer>, path: &'a [u8]) {
+        let both = path.iter().zip(self.path_before);
+        let shared = both.take_while(|(a, b)| a == b).count();
+        columns.path_shared.num(shared as u64);
+        columns.path_sizes.num((path.len() - shared) as u64);
+        columns.path_bytes.raw(&path[shared..]);
+        self.path_before = path;
+    }
+
+    fn time(&mut self, columns: &mut Columns<Writer>, time: Time) {
+        columns
+            .seconds
+            .signed(time.secs.wrapping_sub(self.secs_before));
+        columns.nanos.num(time.nanos.into());
+        self.secs_before = time.secs;
+    }
+}
+
+fn tag(entry: &Entry, one_object: bool) -> u8 {
+    let (kind, sparse) = match &entry.kind {
+        Kind::File { extents, .. } => (0, extents.is_some()),
+        Kind::Dir => (1, false),
+        Kind::Symlink(_) => (2, false),
+        Kind::Hardlink(_) => (3, false),
     };
-    for (bit, on) in [
+    [
         (HAS_XATTRS, !entry.xattrs.is_empty()),
         (HAS_NEEDS, entry.needs.is_some()),
-        (
-            SPARSE,
-            matches!(
-                entry.kind,
-                Kind::File {
-                    extents: Some(_),
-                    ..
-                }
-            ),
-        ),
-        (ONE_OBJECT, one),
-    ] {
-        tag |= if on { bit } else { 0 };
-    }
-    w.byte(tag);
-    w.num(entry.meta.mode.into());
-    w.num(entry.meta.uid.into());
-    w.num(entry.meta.gid.into());
-    w.signed(entry.meta.mtime.secs);
-    w.num(entry.meta.mtime.nanos.into());
-    match &entry.kind {
-        Kind::File { size, extents } => {
-            w.num(*size);
-            if let Some(runs) = extents {
-                w.num(runs.len() as u64);
-                for run in runs {
-                    w.num(run.offset);
-                    w.num(run.len);
-                }
-            }
-            if !one && entry.kind.content_len() > 0 {
-                w.hash(&e.content);
-                w.num(e.objects.len() as u64);
-            }
-            for o in &e.objects {
-                w.signed(i64::from(*o) - *next_object);
-                *next_object = i64::from(*o) + 1;
-            }
-        }
-        Kind::Dir => {}
-        Kind::Symlink(target) => w.bytes(target),
-        Kind::Hardlink(to) => w.bytes(to.as_bytes()),
-    }
-    if !entry.xattrs.is_empty() {
-        w.num(entry.xattrs.len() as u64);
-        for (name, value) in &entry.xattrs {
-            w.bytes(name);
-            w.bytes(value);
-        }
-    }
-    if let Some(needs) = &entry.needs {
-        if let Some(i) = places.get(needs) {
-            w.num(*i as u64 + 1);
-        } else {
-            w.num(0);
-            w.bytes(needs.as_bytes());
-        }
-    }
+        (SPARSE, sparse),
+        (ONE_OBJECT, one_object),
+    ]
+    .into_iter()
+    .filter(|(_, is_set)| *is_set)
+    .fold(kind, |tag, (bit, _)| tag | bit)
 }
 
 #[cfg(test)]

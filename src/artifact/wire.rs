@@ -1,7 +1,5 @@
 //! Numbers and bytes of the binary documents: LEB128 varints, zigzag for signed ones.
 
-use crate::digest::Sha256;
-
 /// Why a document could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -48,11 +46,6 @@ impl Writer {
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.num(bytes.len() as u64);
         self.raw(bytes);
-    }
-
-    /// 32 bytes.
-    pub fn hash(&mut self, hash: &Sha256) {
-        self.raw(&hash.0);
     }
 }
 
@@ -130,13 +123,6 @@ impl<'a> Reader<'a> {
             return bad(format!("a field of {n} bytes exceeds its limit of {limit}"));
         }
         self.raw(n)
-    }
-
-    /// 32 bytes.
-    pub fn hash(&mut self) -> Result<Sha256> {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(self.raw(32)?);
-        Ok(Sha256(hash))
     }
 }
 

@@ -158,6 +158,27 @@ pub(crate) struct Import {
     /// Delete files that are not in the snapshot.
     #[arg(long)]
     pub(crate) mirror: bool,
+    /// What to check against its hash.
+    #[arg(long, value_name = "WHAT", default_value = "contents")]
+    pub(crate) verify: Verified,
+}
+
+/// What an import checks against its hash.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Verified {
+    /// What is read from the store, and the contents of the restored files.
+    Contents,
+    /// What is read from the store.
+    Frames,
+}
+
+impl From<Verified> for crate::ops::restore::Verify {
+    fn from(what: Verified) -> Self {
+        match what {
+            Verified::Contents => Self::Contents,
+            Verified::Frames => Self::Frames,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -400,7 +421,7 @@ mod tests {
     use crate::config::keys::KEYS;
 
     /// Flags that are not settings: they control only this run.
-    const OF_ONE_RUN: [&str; 31] = [
+    const OF_ONE_RUN: [&str; 32] = [
         "allow-empty",
         "changed",
         "check",
@@ -412,6 +433,7 @@ mod tests {
         "flatten",
         "digest",
         "mirror",
+        "verify",
         "files",
         "digests",
         "data",

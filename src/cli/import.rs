@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     digest::Digest,
-    ops::{self, import},
+    ops::{self, import, restore::How},
 };
 
 /// Budget if none is set: a build without the cache rarely takes longer.
@@ -139,7 +139,10 @@ async fn one(
         key: config.key.clone(),
         restore_keys: config.restore_keys.clone(),
         digest: digest.copied(),
-        mirror: args.mirror,
+        how: How {
+            mirror: args.mirror,
+            verify: args.verify.into(),
+        },
     };
     // It observes the rest of the budget itself: an import that has begun to change the target is not dropped.
     let done = import::run(ctx, &options).await;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Context, verify::contents::Reader};
 use crate::{
     artifact::snapshot::{At, Snapshot},
-    digest::{Digest, Sha256Hasher},
+    digest::Digest,
 };
 
 /// Reads `files` again, object by object, as far as needed to tell which packs do not hold the objects that they list. Packs at the indexes
@@ -38,7 +38,7 @@ pub(super) async fn blame(
         if is_known(&lists) || holders.any(|d| is_known(&d)) {
             continue;
         }
-        let mut hasher = Sha256Hasher::default();
+        let mut hasher = snapshot.entry(at).content.hasher();
         let mut wrong = None;
         for (pack, object) in objects {
             match reader.object(pack, object).await {

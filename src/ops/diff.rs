@@ -8,7 +8,7 @@ use crate::{
         snapshot::{At, Places, Snapshot},
         toc::TocEntry,
     },
-    digest::{Sha256, Sha256Hasher},
+    digest::{ContentHasher, ContentId},
     entry::{EntryPath, Kind},
     pack::item::{ContentPlan, PackItem},
     source::{Item, Known, KnownContent, Source, SourceKind},
@@ -86,10 +86,10 @@ pub fn diff(
         }
     }
     let items = &*items;
-    for ((i, at), digest) in hash.iter().zip(hash_all(source, items, &hash, threads)) {
+    for ((i, at), content) in hash.iter().zip(hash_all(source, items, &hash, threads)) {
         let item = &items[*i];
-        match (base, digest) {
-            (Some(base), Some(digest)) if base.entry(*at).content == digest => {
+        match (base, content) {
+            (Some(base), Some(content)) if base.entry(*at).content == content => {
                 if judge.same_meta(base.entry(*at), item) {
                     out.kept.push((*i, *at));
                 } else {
@@ -150,7 +150,7 @@ impl Judge<'_> {
             None
         };
         if let (Some((at, held)), Some(known)) = (held, known)
-            && held.content == known.digest
+            && held.content == known.content
             && held.entry.kind.content_len() == known.len
             && (!item.complete || self.same_meta(held, item))
         {
@@ -192,14 +192,14 @@ impl Judge<'_> {
     /// The content is known: the packs may hold it, under this path or another.
     fn content_of(&self, held: Option<(At, &TocEntry)>, known: KnownContent) -> ContentPlan {
         if let (Some((at, held)), Some(base)) = (held, self.base)
-            && held.content == known.digest
+            && held.content == known.content
         {
             return kept_content(base, at);
         }
         match u32::try_from(known.len) {
-            Ok(len) if self.objects.contains_key(&(known.digest, len)) => ContentPlan::Kept {
-                digest: known.digest,
-                objects: vec![(known.digest, len)],
+            Ok(len) if self.objects.contains_key(&(known.content, len)) => ContentPlan::Kept {
+                content: known.content,
+                objects: vec![(known.content, len)],
             },
             _ => ContentPlan::Read,
         }
@@ -223,20 +223,20 @@ fn kept_content(base: &Snapshot, at: At) -> ContentPlan {
     let toc = &base.packs[at.pack].toc;
     let e = base.entry(at);
     ContentPlan::Kept {
-        digest: e.content,
+        content: e.content,
         objects: e.objects.iter().map(|o| toc.object(*o)).collect(),
     }
 }
 
-/// The digest of each item's content, in order; `None` if it could not be read.
+/// The identity of each item's content, in order; `None` if it could not be read.
 fn hash_all(
     source: &dyn Source,
     items: &[Item],
     which: &[(usize, At)],
     threads: usize,
-) -> Vec<Option<Sha256>> {
+) -> Vec<Option<ContentId>> {
     let next = std::sync::atomic::AtomicUsize::new(0);
-    let mut found: Vec<Option<Sha256>> = vec![None; which.len()];
+    let mut found: Vec<Option<ContentId>> = vec![None; which.len()];
     let work = || {
         let mut mine = Vec::new();
         loop {
@@ -256,18 +256,18 @@ fn hash_all(
             .map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
         joined.flatten().collect()
     });
-    for (i, digest) in all {
-        found[i] = digest;
+    for (i, content) in all {
+        found[i] = content;
     }
     found
 }
 
-fn hash_one(source: &dyn Source, item: &Item) -> Option<Sha256> {
+fn hash_one(source: &dyn Source, item: &Item) -> Option<ContentId> {
     let Kind::File { .. } = item.entry.kind else {
         return None;
     };
     let mut content = source.open(item).ok()?;
-    let mut hasher = Sha256Hasher::default();
+    let mut hasher = ContentHasher::blake3();
     let mut buffer = vec![0; 256 << 10];
     let mut len = 0;
     loop {

@@ -17,7 +17,7 @@ use crate::{
         snapshot::{At, Pack, Snapshot},
         toc::{Object, ObjectId},
     },
-    digest::{Digest, Sha256},
+    digest::{ContentId, Digest},
     entry::{EntryPath, Time},
     pack::{
         self,
@@ -210,7 +210,7 @@ struct Packed {
     packs: Vec<Pack>,
     moved: Moved,
     /// Contents of items.
-    contents: Vec<(usize, Sha256)>,
+    contents: Vec<(usize, ContentId)>,
     /// Number of packed entries.
     entries: u64,
     /// Entries that are useless without one that was left out.
@@ -699,7 +699,7 @@ async fn remember(
     ctx: &Context,
     options: &Options,
     tree: Tree,
-    contents: Vec<(usize, Sha256)>,
+    contents: Vec<(usize, ContentId)>,
     matched: Matched,
 ) {
     let (Some(state), Some(stamp)) = (ctx.state_dir.clone(), tree.stamp) else {
@@ -715,13 +715,13 @@ async fn remember(
             matched: Some(matched.digest.to_string()),
             replacement: matched.mark,
         };
-        let records = contents.into_iter().map(|(i, digest)| {
+        let records = contents.into_iter().map(|(i, content)| {
             let item = &tree.items[i];
             (
                 item.entry.path.clone(),
                 item.stat,
                 KnownContent {
-                    digest,
+                    content,
                     len: item.entry.kind.content_len(),
                 },
             )

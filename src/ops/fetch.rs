@@ -21,6 +21,7 @@ use crate::{
     },
     digest::Digest,
     pack::{
+        buffers::Buffers,
         plan::Plan,
         unpack::{Arrival, FileOutcome, Target, Verified, unpack},
     },
@@ -110,6 +111,7 @@ struct Fetcher {
     room: Arc<Semaphore>,
     found: Mutex<Fetched>,
     bytes: AtomicU64,
+    buffers: Arc<Buffers>,
 }
 
 /// Fetches what the plan needs and unpacks it into `target` concurrently: frames are written while later ones are fetched.
@@ -158,6 +160,7 @@ async fn fetch(
         room: Arc::new(Semaphore::new(BYTES_UNDER_WAY)),
         found: Mutex::default(),
         bytes: AtomicU64::new(0),
+        buffers: Arc::new(Buffers::new(FRAMES_WAITING)),
     };
     stream::iter(requests)
         .for_each_concurrent(concurrency.max(1), |request| fetcher.request(request))
@@ -214,6 +217,7 @@ impl Fetcher {
             body,
             rest: Bytes::new(),
             came: &self.bytes,
+            buffers: &self.buffers,
         };
         for frame in &request.frames {
             body.skip(frame.offset - at).await?;
@@ -223,7 +227,7 @@ impl Fetcher {
                 room.split(permits(frame))
                     .expect("it was made for them all"),
             );
-            let verified = match Verified::check(frame, FrameBytes::bytes(stored, &own)) {
+            let verified = match Verified::check(frame, self.bytes_of(stored, &own)) {
                 Some(verified) => verified,
                 None => self
                     .again(request, frame, &own)
@@ -265,9 +269,18 @@ impl Fetcher {
             body,
             rest: Bytes::new(),
             came: &self.bytes,
+            buffers: &self.buffers,
         };
         let bytes = body.take(frame.len as usize).await?;
-        Ok(Verified::check(frame, FrameBytes::bytes(bytes, room)))
+        Ok(Verified::check(frame, self.bytes_of(bytes, room)))
+    }
+
+    fn bytes_of(&self, bytes: Vec<u8>, room: &Arc<OwnedSemaphorePermit>) -> Bytes {
+        Bytes::from_owner(FrameBytes {
+            bytes,
+            buffers: self.buffers.clone(),
+            _room: room.clone(),
+        })
     }
 }
 
@@ -276,18 +289,16 @@ fn permits(frame: &Frame) -> usize {
     frame.len as usize
 }
 
-/// Bytes of a frame with their permits, which are released when the last handle is dropped.
+/// Bytes of a frame with their permits; when the last handle is dropped, these are released and the buffer is used again.
 struct FrameBytes {
     bytes: Vec<u8>,
+    buffers: Arc<Buffers>,
     _room: Arc<OwnedSemaphorePermit>,
 }
 
-impl FrameBytes {
-    fn bytes(bytes: Vec<u8>, room: &Arc<OwnedSemaphorePermit>) -> Bytes {
-        Bytes::from_owner(Self {
-            bytes,
-            _room: room.clone(),
-        })
+impl Drop for FrameBytes {
+    fn drop(&mut self) {
+        self.buffers.give_back(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -297,11 +308,12 @@ impl AsRef<[u8]> for FrameBytes {
     }
 }
 
-/// A body that is read frame by frame, each into memory of exactly its size.
+/// A body that is read frame by frame.
 struct Pieces<'a> {
     body: ByteStream,
     rest: Bytes,
     came: &'a AtomicU64,
+    buffers: &'a Buffers,
 }
 
 impl Pieces<'_> {
@@ -329,7 +341,7 @@ impl Pieces<'_> {
     }
 
     async fn take(&mut self, len: usize) -> store::Result<Vec<u8>> {
-        let mut all = Vec::with_capacity(len);
+        let mut all = self.buffers.take(len);
         while all.len() < len {
             self.fill().await?;
             let n = (len - all.len()).min(self.rest.len());

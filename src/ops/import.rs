@@ -4,7 +4,7 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use super::{
     Clock, Context, LeftOut, Moved, PhaseTime, Result, damage,
-    restore::{NotRestored, Stands, restore},
+    restore::{How, NotRestored, Stands, restore},
     rules,
 };
 use crate::{
@@ -43,8 +43,8 @@ pub struct Options {
     pub restore_keys: Vec<String>,
     /// One snapshot by digest instead of by name.
     pub digest: Option<Digest>,
-    /// Remove what is not in the snapshot.
-    pub mirror: bool,
+    /// How to restore.
+    pub how: How,
 }
 
 /// How a hit was found.
@@ -209,7 +209,7 @@ impl Import<'_> {
             Arc::new(snapshot),
             candidate.spare,
             self.index.clone(),
-            self.options.mirror,
+            self.options.how,
             self.leave,
         );
         let restored = restored.await?;

@@ -68,7 +68,7 @@ mod tests {
             snapshot::{Layer, Pack, TocPlace},
             toc::{Toc, TocEntry},
         },
-        digest::{Digest, Sha256},
+        digest::{ContentId, Digest},
         entry::{Entry, EntryPath, Kind, Meta, Time},
     };
 
@@ -86,7 +86,7 @@ mod tests {
             entry.kind = Kind::Dir;
             TocEntry {
                 entry,
-                content: Sha256::OF_NOTHING,
+                content: ContentId::OF_NOTHING,
                 objects: Box::default(),
             }
         };

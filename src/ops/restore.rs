@@ -41,6 +41,26 @@ use survey::{Links, Survey, survey};
 /// Space to leave free on the target's file system.
 const SPARE_BYTES: u64 = 256 << 10;
 
+/// What a restore hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// The frames that it reads, which proves that they are what was packed; and the contents of the files, which proves that they
+    /// are what the table of contents lists.
+    #[default]
+    Contents,
+    /// The frames.
+    Frames,
+}
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct How {
+    /// Remove what is not in the snapshot.
+    pub mirror: bool,
+    /// What to hash.
+    pub verify: Verify,
+}
+
 /// What a restore did.
 pub struct Restored {
     /// Entries that were written.
@@ -87,14 +107,14 @@ pub async fn restore(
     snapshot: Arc<Snapshot>,
     spare: Vec<Pack>,
     index: Arc<Option<NodeIndex>>,
-    mirror: bool,
+    how: How,
     leave: &Leave,
 ) -> Result<std::result::Result<Restored, NotRestored>> {
     let (survey, wanted) = {
         let (source, snapshot, index) = (source.clone(), snapshot.clone(), index.clone());
         task::blocking(move || -> Result<_> {
-            let survey = survey(&*source, &snapshot, index.as_ref().as_ref(), mirror)?;
-            let wanted = wanted(&survey, &snapshot);
+            let survey = survey(&*source, &snapshot, index.as_ref().as_ref(), how.mirror)?;
+            let wanted = wanted(&survey, &snapshot, how.verify);
             Ok((survey, wanted))
         })
         .await?
@@ -109,7 +129,7 @@ pub async fn restore(
         snapshot,
         survey,
         plan,
-        mirror,
+        how,
         leave: leave.clone(),
         now: Time::now(),
     });
@@ -193,7 +213,7 @@ struct Restorer {
     snapshot: Arc<Snapshot>,
     survey: Survey,
     plan: Arc<Plan>,
-    mirror: bool,
+    how: How,
     leave: Leave,
     now: Time,
 }
@@ -245,14 +265,13 @@ impl Target for Staged {
 }
 
 /// The files that must be fetched.
-fn wanted(survey: &Survey, snapshot: &Snapshot) -> Vec<Wanted> {
+fn wanted(survey: &Survey, snapshot: &Snapshot, verify: Verify) -> Vec<Wanted> {
     let is_file = |at: &At| snapshot.entry(*at).entry.kind.is_file();
     let all = survey.entries.iter().zip(&survey.standing);
     all.filter(|(at, s)| is_file(at) && matches!(s, Standing::Absent | Standing::Other))
-        // The frames' digests prove that it is what was packed; its own digest proves that it is what the table of contents lists.
         .map(|(at, _)| Wanted {
             at: *at,
-            check: true,
+            check: verify == Verify::Contents,
         })
         .collect()
 }
@@ -279,7 +298,7 @@ impl Restorer {
             .iter()
             .all(|s| !matches!(s, Standing::Absent | Standing::Other));
         if all_there
-            && !self.mirror
+            && !self.how.mirror
             && (!self.survey.entries.is_empty() || self.source.root().is_dir())
         {
             return Ok(Arc::new(None));
@@ -381,7 +400,7 @@ impl Restorer {
                     staged: &is_staged,
                     mtime: &|e: &Entry| self.source.restored_mtime(e, self.now),
                     rank: &|p: &EntryPath| self.source.rank(p),
-                    mirror: if self.mirror { Some(&keep) } else { None },
+                    mirror: if self.how.mirror { Some(&keep) } else { None },
                     own: &self.survey.own,
                     leave: &self.leave,
                 };
@@ -477,7 +496,7 @@ impl Restorer {
                 )| Stands {
                     path: e.path.clone(),
                     content: KnownContent {
-                        digest: *content,
+                        content: *content,
                         len: e.kind.content_len(),
                     },
                     mtime: match standing {

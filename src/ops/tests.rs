@@ -119,7 +119,7 @@ pub(super) fn importing(source: &Arc<dyn Source>) -> import::Options {
         key: String::new(),
         restore_keys: Vec::new(),
         digest: None,
-        mirror: false,
+        how: crate::ops::restore::How::default(),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
         snapshot::{Layer, Pack, Snapshot},
         toc::TocEntry,
     },
-    digest::{Digest, Sha256},
+    digest::{ContentId, Digest},
     entry::Kind,
     pack::bare,
     progress::Phase,
@@ -291,7 +291,7 @@ impl Verifier {
     fn names(&mut self, snapshot: &Snapshot, shown: &str) {
         let wrong = |at: usize, e: &TocEntry| match (&e.entry.kind, e.objects.len()) {
             (Kind::File { .. }, 1) => snapshot.packs[at].toc.object(e.objects[0]).0 != e.content,
-            (Kind::File { .. }, 0) => e.content != Sha256::of(b""),
+            (Kind::File { .. }, 0) => e.content != ContentId::OF_NOTHING,
             _ => false,
         };
         let wrong: Vec<String> = snapshot

@@ -5,9 +5,12 @@ use std::collections::HashMap;
 use super::{FRAME_TARGET_BYTES, OWN_FRAME_BYTES, tar};
 use crate::{
     artifact::toc::{Foreign, Frame, MAX_FRAME_BYTES, Object, ObjectId, Toc, TocEntry},
-    digest::Sha256,
+    digest::ContentId,
     entry::Entry,
 };
+
+/// Takes a full frame and gives an empty buffer for the next one.
+pub(super) type Emit<'a> = &'a mut dyn FnMut(Vec<u8>) -> Vec<u8>;
 
 /// A pack being assembled; frames are passed to the closure that the methods take.
 #[derive(Debug, Default)]
@@ -16,8 +19,8 @@ pub(super) struct Assembler {
     frames: u32,
     raw_bytes: u64,
     objects: Vec<Object>,
-    places: HashMap<Sha256, u32>,
-    entries: Vec<(Entry, Sha256, Vec<ObjectId>)>,
+    places: HashMap<ContentId, u32>,
+    entries: Vec<(Entry, ContentId, Vec<ObjectId>)>,
 }
 
 impl Assembler {
@@ -32,7 +35,7 @@ impl Assembler {
     }
 
     /// Starts a member: its header blocks, in a new frame if its content is big.
-    pub(super) fn begin(&mut self, header: &[u8], content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn begin(&mut self, header: &[u8], content_len: u64, emit: Emit<'_>) {
         if content_len >= OWN_FRAME_BYTES || self.frame.len() + header.len() > FRAME_TARGET_BYTES {
             self.cut(emit);
         }
@@ -40,7 +43,7 @@ impl Assembler {
     }
 
     /// Adds one object to the member's content.
-    pub(super) fn object(&mut self, id: ObjectId, bytes: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn object(&mut self, id: ObjectId, bytes: &[u8], emit: Emit<'_>) {
         if self.frame.len() >= FRAME_TARGET_BYTES
             || self.frame.len() + bytes.len() > MAX_FRAME_BYTES as usize
         {
@@ -52,7 +55,7 @@ impl Assembler {
         // Repeated content is written again, so that the tar is complete; readers use the first copy.
         self.places.entry(id.0).or_insert_with(|| {
             self.objects.push(Object {
-                digest: id.0,
+                content: id.0,
                 len: id.1,
                 frame: self.frames,
                 offset,
@@ -62,7 +65,7 @@ impl Assembler {
     }
 
     /// Ends a member of `content_len` bytes: pads its last block.
-    pub(super) fn end(&mut self, content_len: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn end(&mut self, content_len: u64, emit: Emit<'_>) {
         let zeros = [0; tar::BLOCK as usize];
         self.push(&zeros[..tar::padding(content_len)], emit);
         if self.frame.len() >= FRAME_TARGET_BYTES {
@@ -71,7 +74,7 @@ impl Assembler {
     }
 
     /// Pads a member whose file turned out shorter than its header says.
-    pub(super) fn fill(&mut self, mut missing: u64, emit: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn fill(&mut self, mut missing: u64, emit: Emit<'_>) {
         let zeros = [0; 16 << 10];
         while missing > 0 {
             let n = missing.min(zeros.len() as u64);
@@ -80,12 +83,12 @@ impl Assembler {
         }
     }
 
-    pub(super) fn list(&mut self, entry: Entry, content: Sha256, objects: Vec<ObjectId>) {
+    pub(super) fn list(&mut self, entry: Entry, content: ContentId, objects: Vec<ObjectId>) {
         self.entries.push((entry, content, objects));
     }
 
     /// Ends the tar.
-    pub(super) fn finish(&mut self, emit: &mut dyn FnMut(Vec<u8>)) {
+    pub(super) fn finish(&mut self, emit: Emit<'_>) {
         self.push(&tar::END, emit);
         self.cut(emit);
     }
@@ -94,13 +97,13 @@ impl Assembler {
     pub(super) fn into_toc(self, generation: u32, frames: Vec<Frame>) -> Toc {
         let own = self.objects.len() as u32;
         let mut foreign: Vec<Foreign> = Vec::new();
-        let mut foreign_places: HashMap<Sha256, u32> = HashMap::new();
+        let mut foreign_places: HashMap<ContentId, u32> = HashMap::new();
         let mut entries = Vec::with_capacity(self.entries.len());
         for (entry, content, objects) in self.entries {
-            let place = |(digest, len): ObjectId| {
-                self.places.get(&digest).copied().unwrap_or_else(|| {
-                    *foreign_places.entry(digest).or_insert_with(|| {
-                        foreign.push(Foreign { digest, len });
+            let place = |(content, len): ObjectId| {
+                self.places.get(&content).copied().unwrap_or_else(|| {
+                    *foreign_places.entry(content).or_insert_with(|| {
+                        foreign.push(Foreign { content, len });
                         own + foreign.len() as u32 - 1
                     })
                 })
@@ -122,7 +125,7 @@ impl Assembler {
         }
     }
 
-    fn push(&mut self, bytes: &[u8], emit: &mut dyn FnMut(Vec<u8>)) {
+    fn push(&mut self, bytes: &[u8], emit: Emit<'_>) {
         for piece in bytes.chunks(FRAME_TARGET_BYTES) {
             if self.frame.len() + piece.len() > MAX_FRAME_BYTES as usize {
                 self.cut(emit);
@@ -132,13 +135,9 @@ impl Assembler {
         }
     }
 
-    fn cut(&mut self, emit: &mut dyn FnMut(Vec<u8>)) {
+    fn cut(&mut self, emit: Emit<'_>) {
         if !self.frame.is_empty() {
-            let full = std::mem::replace(
-                &mut self.frame,
-                Vec::with_capacity(FRAME_TARGET_BYTES + (256 << 10)),
-            );
-            emit(full);
+            self.frame = emit(std::mem::take(&mut self.frame));
             self.frames += 1;
         }
     }

@@ -4,7 +4,7 @@
 
 use std::io::{self, Read};
 
-use crate::digest::Sha256;
+use crate::digest::ContentId;
 
 const MIN: usize = 16 << 10;
 const AVERAGE: usize = 64 << 10;
@@ -35,13 +35,13 @@ pub fn cut_stream(
     Ok(())
 }
 
-/// The object of each segment of `data`: digest and length.
-pub fn objects(data: &[u8]) -> Vec<(Sha256, u32)> {
+/// The object of each segment of `data`: identity and length.
+pub fn objects(data: &[u8]) -> Vec<(ContentId, u32)> {
     let mut at = 0;
     let hashed = cut(data).into_iter().map(|len| {
         let piece = &data[at..at + len as usize];
         at += len as usize;
-        (Sha256::of(piece), len)
+        (ContentId::of(piece), len)
     });
     hashed.collect()
 }
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_points_are_those_of_format_version_1() {
+    fn cut_points_are_those_of_the_format() {
         let golden = [
             44750, 219_962, 100_125, 28400, 91429, 28467, 19017, 114_735, 53115,
         ];

@@ -1,14 +1,11 @@
 //! Decodes a single stored frame, and checks that it holds the expected objects.
 
-use crate::{
-    artifact::toc::{Frame, Object},
-    digest::Sha256,
-};
+use crate::artifact::toc::{Frame, Object};
 
-/// Checks a frame's digest and decodes it; the error is worded to follow the frame's name.
+/// Checks a frame's hash and decodes it; the error is worded to follow the frame's name.
 pub fn decode(frame: &Frame, stored: &[u8]) -> Result<Vec<u8>, String> {
-    if stored.len() != frame.len as usize || Sha256::of(stored) != frame.digest {
-        return Err("does not match its digest".to_owned());
+    if stored.len() != frame.len as usize || !frame.hash.matches(stored) {
+        return Err("does not match its hash".to_owned());
     }
     // The capacity is the limit: zstd refuses to decode to more.
     match zstd::bulk::decompress(stored, frame.raw_len as usize) {
@@ -27,5 +24,5 @@ pub fn holds(decoded: &[u8], o: &Object) -> bool {
     let bytes = decoded
         .get(o.offset as usize..)
         .and_then(|b| b.get(..o.len as usize));
-    bytes.is_some_and(|b| Sha256::of(b) == o.digest)
+    bytes.is_some_and(|b| o.content.matches(b))
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     artifact::toc::ObjectId,
-    digest::Sha256,
+    digest::ContentId,
     entry::{Content, Entry},
 };
 
@@ -13,8 +13,8 @@ pub enum ContentPlan {
     None,
     /// Kept packs have all of its content; only the entry is listed.
     Kept {
-        /// SHA-256 of the content.
-        digest: Sha256,
+        /// Identity of the content.
+        content: ContentId,
         /// Its objects in order.
         objects: Vec<ObjectId>,
     },
@@ -27,8 +27,8 @@ pub enum ContentPlan {
 pub struct PackItem {
     /// The entry.
     pub entry: Entry,
-    /// The expected digest of its content, if its name contains it.
-    pub claim: Option<Sha256>,
+    /// The expected identity of its content, if it is known: its name contains it, or another pack holds it.
+    pub claim: Option<ContentId>,
     /// Where its content comes from.
     pub content: ContentPlan,
 }

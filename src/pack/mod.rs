@@ -7,10 +7,11 @@
 
 use std::io::Write;
 
-use crate::digest::Digest;
+use crate::{artifact::toc::MAX_FRAME_BYTES, digest::Digest};
 
 mod assemble;
 pub mod bare;
+pub mod buffers;
 pub mod chunk;
 pub mod frame;
 pub mod item;
@@ -20,8 +21,9 @@ pub mod tar;
 pub mod unpack;
 pub mod write;
 
-/// Frames are closed once they decode to this many bytes (never more than [`crate::artifact::toc::MAX_FRAME_BYTES`]).
-pub const FRAME_TARGET_BYTES: usize = 2 << 20;
+/// Frames are closed once they decode to this many bytes: with one more object, the longest is [`MAX_FRAME_BYTES`]. Frames of half the
+/// size compress 2 % worse.
+pub const FRAME_TARGET_BYTES: usize = MAX_FRAME_BYTES as usize - SEGMENTED_BYTES as usize;
 /// Content of at least this many bytes starts its own frame.
 pub const OWN_FRAME_BYTES: u64 = 1 << 20;
 /// Content of at least this many bytes is cut into segments.

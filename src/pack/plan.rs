@@ -7,7 +7,7 @@ use crate::{
         snapshot::{At, Snapshot},
         toc::Frame,
     },
-    digest::Sha256,
+    digest::ContentId,
     entry::{EntryPath, Extent, Kind},
 };
 
@@ -16,7 +16,7 @@ use crate::{
 pub struct Wanted {
     /// Which.
     pub at: At,
-    /// Hash the whole content and compare it; the frames' own digests are always compared.
+    /// Hash the whole content and compare it; the frames' own hashes are always compared.
     pub check: bool,
 }
 
@@ -33,8 +33,8 @@ pub struct FilePlan {
     pub content_len: u64,
     /// It has holes: its length is set before anything is written.
     pub sparse: bool,
-    /// The expected digest of the content.
-    pub check: Option<Sha256>,
+    /// The expected identity of the content, if it is to be checked.
+    pub check: Option<ContentId>,
 }
 
 /// Bytes of a decoded frame that belong to a file.

@@ -11,12 +11,13 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 
 use super::{
+    buffers::Buffers,
     chunk,
     item::{Contents, PackItem},
 };
 use crate::{
-    artifact::toc::ObjectId,
-    digest::{Sha256, Sha256Hasher},
+    artifact::toc::{MAX_FRAME_BYTES, ObjectId},
+    digest::{ContentHasher, ContentId},
 };
 
 /// Files over this many bytes are streamed instead of read whole.
@@ -24,6 +25,8 @@ pub(super) const STREAMED_BYTES: u64 = 16 << 20;
 const READ_AHEAD_BYTES: u64 = 48 << 20;
 const READ_AHEAD_ITEMS: usize = 4096;
 const STREAM_AHEAD_BYTES: u64 = 8 << 20;
+/// Contents of this many bytes are read into buffers that are used again: a new one consists of pages that were never touched.
+const REUSED_BYTES: usize = 128 << 10;
 /// Most attempts to read a file that changes while it is read.
 const READ_TRIES: u32 = 3;
 
@@ -33,8 +36,8 @@ pub(super) enum ReadOut {
     Whole {
         /// The content.
         data: Vec<u8>,
-        /// SHA-256 of the content.
-        digest: Sha256,
+        /// Identity of the content.
+        content: ContentId,
         /// Its objects in order.
         objects: Vec<ObjectId>,
     },
@@ -48,8 +51,8 @@ pub(super) enum ReadOut {
 pub(super) enum Piece {
     /// A segment; without its bytes if a kept pack has it.
     Segment(ObjectId, Option<Vec<u8>>),
-    /// The end: SHA-256 of the whole file, or why it must be left out.
-    End(Result<Sha256, String>),
+    /// The end: identity of the whole file, or why it must be left out.
+    End(Result<ContentId, String>),
 }
 
 /// A compressed frame.
@@ -58,8 +61,8 @@ pub(super) struct Squeezed {
     pub(super) bytes: Vec<u8>,
     /// Decoded length.
     pub(super) raw_len: u32,
-    /// SHA-256 of the stored bytes.
-    pub(super) digest: Sha256,
+    /// BLAKE3 of the stored bytes.
+    pub(super) hash: ContentId,
 }
 
 #[derive(Default)]
@@ -96,6 +99,10 @@ pub(super) struct Pool<'a> {
     kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
     level: i32,
     max_frames: usize,
+    /// Buffers of contents, of frames, and of compressed frames.
+    content_buffers: Buffers,
+    frame_buffers: Buffers,
+    squeezed_buffers: Buffers,
 }
 
 impl<'a> Pool<'a> {
@@ -107,6 +114,7 @@ impl<'a> Pool<'a> {
         level: i32,
         threads: usize,
     ) -> Self {
+        let max_frames = 2 * threads + 2;
         Self {
             state: Mutex::default(),
             work: Condvar::new(),
@@ -116,7 +124,10 @@ impl<'a> Pool<'a> {
             contents,
             kept,
             level,
-            max_frames: 2 * threads + 2,
+            max_frames,
+            content_buffers: Buffers::new(2 * threads),
+            frame_buffers: Buffers::new(max_frames + 1),
+            squeezed_buffers: Buffers::new(max_frames),
         }
     }
 
@@ -135,7 +146,7 @@ impl<'a> Pool<'a> {
         while !state.over {
             if let Some((seq, raw)) = state.raw.pop_front() {
                 drop(state);
-                self.squeeze(&mut compressor, seq, &raw);
+                self.squeeze(&mut compressor, seq, raw);
                 state = self.state.lock();
             } else if let Some(slot) = self.claim(&mut state) {
                 drop(state);
@@ -168,8 +179,22 @@ impl<'a> Pool<'a> {
         Some(slot)
     }
 
-    fn squeeze(&self, compressor: &mut Squeezer, seq: u64, raw: &[u8]) {
-        let squeezed = compressor.squeeze(raw);
+    /// An empty buffer for a frame.
+    pub(super) fn frame_buffer(&self) -> Vec<u8> {
+        self.frame_buffers.take(MAX_FRAME_BYTES as usize)
+    }
+
+    /// Takes back the buffer of [`ReadOut::Whole`].
+    pub(super) fn give_back_content(&self, data: Vec<u8>) {
+        if data.capacity() >= REUSED_BYTES {
+            self.content_buffers.give_back(data);
+        }
+    }
+
+    fn squeeze(&self, compressor: &mut Squeezer, seq: u64, raw: Vec<u8>) {
+        let bound = zstd::zstd_safe::compress_bound(raw.len());
+        let squeezed = compressor.squeeze(&raw, self.squeezed_buffers.take(bound));
+        self.frame_buffers.give_back(raw);
         self.state.lock().squeezed.insert(seq, squeezed);
         self.ready.notify_one();
     }
@@ -197,7 +222,12 @@ impl<'a> Pool<'a> {
 
     fn read_whole(&self, index: usize, len: u64) -> Result<ReadOut, String> {
         let mut content = self.contents.open(index)?;
-        let mut data = Vec::with_capacity(len as usize + 1);
+        let capacity = len as usize + 1;
+        let mut data = if capacity < REUSED_BYTES {
+            Vec::with_capacity(capacity)
+        } else {
+            self.content_buffers.take(capacity)
+        };
         content
             .by_ref()
             .take(len + 1)
@@ -210,24 +240,32 @@ impl<'a> Pool<'a> {
                 data.len()
             ));
         }
-        let digest = Sha256::of(&data);
-        self.check_claim(index, digest)?;
+        let mut hasher = self.hasher(index);
+        hasher.update(&data);
+        let content = hasher.finish();
+        self.check_claim(index, content)?;
         let objects = if len < super::SEGMENTED_BYTES {
-            vec![(digest, len as u32); usize::from(len > 0)]
+            vec![(content, len as u32); usize::from(len > 0)]
         } else {
             chunk::objects(&data)
         };
         Ok(ReadOut::Whole {
             data,
-            digest,
+            content,
             objects,
         })
     }
 
-    fn check_claim(&self, index: usize, digest: Sha256) -> Result<(), String> {
+    /// A hasher for the identity of an item's content: of the kind that its name contains, if it does.
+    fn hasher(&self, index: usize) -> ContentHasher {
+        let claim = self.items[index].claim;
+        claim.map_or_else(ContentHasher::blake3, |claim| claim.hasher())
+    }
+
+    fn check_claim(&self, index: usize, content: ContentId) -> Result<(), String> {
         match self.items[index].claim {
-            Some(claim) if claim != digest => {
-                Err(format!("damaged: its content hashes to {digest}"))
+            Some(claim) if claim != content => {
+                Err(format!("damaged: its content hashes to {content}"))
             }
             _ => Ok(()),
         }
@@ -235,7 +273,7 @@ impl<'a> Pool<'a> {
 
     fn stream(&self, slot: usize, index: usize, compressor: &mut Squeezer) {
         let end = self.stream_segments(slot, index, compressor);
-        let end = end.and_then(|digest| self.check_claim(index, digest).map(|()| digest));
+        let end = end.and_then(|content| self.check_claim(index, content).map(|()| content));
         self.state
             .lock()
             .streams
@@ -251,15 +289,15 @@ impl<'a> Pool<'a> {
         slot: usize,
         index: usize,
         compressor: &mut Squeezer,
-    ) -> Result<Sha256, String> {
+    ) -> Result<ContentId, String> {
         let mut content = self.contents.open(index)?;
         let len = self.items[index].entry.kind.content_len();
-        let mut hasher = Sha256Hasher::default();
+        let mut hasher = self.hasher(index);
         let mut seen = 0;
         let cut = chunk::cut_stream(content.by_ref().take(len), |bytes| {
             hasher.update(&bytes);
             seen += bytes.len() as u64;
-            let id = (Sha256::of(&bytes), bytes.len() as u32);
+            let id = (ContentId::of(&bytes), bytes.len() as u32);
             let bytes = if (self.kept)(&id) { None } else { Some(bytes) };
             self.push_piece(slot, Piece::Segment(id, bytes), compressor)
         });
@@ -300,7 +338,7 @@ impl<'a> Pool<'a> {
             }
             if let Some((seq, raw)) = state.raw.pop_front() {
                 drop(state);
-                self.squeeze(compressor, seq, &raw);
+                self.squeeze(compressor, seq, raw);
                 state = self.state.lock();
             } else {
                 self.work.wait(&mut state);
@@ -314,7 +352,7 @@ impl<'a> Pool<'a> {
     fn wait<T>(
         &self,
         next: &mut u64,
-        written: &mut dyn FnMut(Squeezed),
+        written: &mut dyn FnMut(&Squeezed),
         mut take: impl FnMut(&mut State) -> Option<T>,
     ) -> Option<T> {
         let mut state = self.state.lock();
@@ -323,7 +361,8 @@ impl<'a> Pool<'a> {
                 *next += 1;
                 state.frames_under_way -= 1;
                 drop(state);
-                written(squeezed);
+                written(&squeezed);
+                self.squeezed_buffers.give_back(squeezed.bytes);
                 state = self.state.lock();
             } else if let Some(found) = take(&mut state) {
                 self.work.notify_all();
@@ -340,7 +379,7 @@ impl<'a> Pool<'a> {
     pub(super) fn next_read(
         &self,
         next: &mut u64,
-        written: &mut dyn FnMut(Squeezed),
+        written: &mut dyn FnMut(&Squeezed),
     ) -> Option<ReadOut> {
         self.wait(next, written, |state| {
             let slot = state.consumed;
@@ -356,7 +395,7 @@ impl<'a> Pool<'a> {
     pub(super) fn next_piece(
         &self,
         next: &mut u64,
-        written: &mut dyn FnMut(Squeezed),
+        written: &mut dyn FnMut(&Squeezed),
     ) -> Option<Piece> {
         self.wait(next, written, |state| {
             let slot = state.consumed;
@@ -385,7 +424,7 @@ impl<'a> Pool<'a> {
         &self,
         frames: &mut VecDeque<(u64, Vec<u8>)>,
         next: &mut u64,
-        written: &mut dyn FnMut(Squeezed),
+        written: &mut dyn FnMut(&Squeezed),
     ) -> Option<()> {
         while !frames.is_empty() {
             self.wait(next, written, |state| {
@@ -401,7 +440,7 @@ impl<'a> Pool<'a> {
     }
 
     /// Waits until every frame that was handed over has come back.
-    pub(super) fn drain(&self, next: &mut u64, written: &mut dyn FnMut(Squeezed)) -> Option<()> {
+    pub(super) fn drain(&self, next: &mut u64, written: &mut dyn FnMut(&Squeezed)) -> Option<()> {
         self.wait(next, written, |state| {
             (state.frames_under_way == 0).then_some(())
         })
@@ -423,16 +462,22 @@ struct Squeezer(zstd::bulk::Compressor<'static>);
 
 impl Squeezer {
     fn new(level: i32) -> Self {
-        Self(zstd::bulk::Compressor::new(level).expect("a valid level and enough memory"))
+        let mut compressor =
+            zstd::bulk::Compressor::new(level).expect("a valid level and enough memory");
+        // It finds what memory may do to the decoded bytes; the stored ones are hashed.
+        compressor
+            .include_checksum(true)
+            .expect("a checksum is always possible");
+        Self(compressor)
     }
 
-    fn squeeze(&mut self, raw: &[u8]) -> Squeezed {
-        let bytes = self
-            .0
-            .compress(raw)
+    /// Compresses a frame into an empty buffer with enough capacity.
+    fn squeeze(&mut self, raw: &[u8], mut bytes: Vec<u8>) -> Squeezed {
+        self.0
+            .compress_to_buffer(raw, &mut bytes)
             .expect("the bound of the output is reserved and the input fits memory");
         Squeezed {
-            digest: Sha256::of(&bytes),
+            hash: ContentId::of(&bytes),
             raw_len: raw.len() as u32,
             bytes,
         }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     artifact::toc::{Frame, ObjectId, Toc},
-    digest::{Digest, Sha256},
+    digest::{ContentId, Digest},
     progress::{Phase, Watch},
 };
 
@@ -50,8 +50,8 @@ pub struct Options {
 /// The outcome for an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is listed; SHA-256 of its content.
-    Packed(Sha256),
+    /// It is listed; the identity of its content.
+    Packed(ContentId),
     /// It is left out, with the reason.
     LeftOut(String),
 }
@@ -166,16 +166,12 @@ impl<W: Write> Output<W> {
             self.failed = Some(e);
             return;
         }
-        let (len, raw_len, digest) = (
-            squeezed.bytes.len() as u32,
-            squeezed.raw_len,
-            squeezed.digest,
-        );
+        let len = squeezed.bytes.len() as u32;
         self.frames.push(Frame {
             offset: self.offset,
             len,
-            raw_len,
-            digest,
+            raw_len: squeezed.raw_len,
+            hash: squeezed.hash,
         });
         self.offset += u64::from(len);
     }
@@ -218,29 +214,31 @@ impl<S: Sink> Run<'_, '_, S> {
                 if self.options.shape == Shape::Full {
                     self.begin(&tar::header(&item.entry), 0);
                 }
-                let empty = Sha256::of(b"");
-                self.pack.list(item.entry.clone(), empty, Vec::new());
-                Ok(Outcome::Packed(empty))
+                let nothing = ContentId::OF_NOTHING;
+                self.pack.list(item.entry.clone(), nothing, Vec::new());
+                Ok(Outcome::Packed(nothing))
             }
-            ContentPlan::Kept { digest, objects } => {
-                self.pack.list(item.entry.clone(), *digest, objects.clone());
-                Ok(Outcome::Packed(*digest))
+            ContentPlan::Kept { content, objects } => {
+                self.pack
+                    .list(item.entry.clone(), *content, objects.clone());
+                Ok(Outcome::Packed(*content))
             }
             ContentPlan::Read => {
                 let (pool, out) = (self.pool, &mut self.out);
                 let read = pool
-                    .next_read(&mut self.next_written, &mut |s| out.take(&s))
+                    .next_read(&mut self.next_written, &mut |s| out.take(s))
                     .ok_or(Error::Stopped)?;
                 match read {
                     ReadOut::Failed(why) => Ok(Outcome::LeftOut(why)),
                     ReadOut::Whole {
                         data,
-                        digest,
+                        content,
                         objects,
                     } => {
                         self.whole(item, &data, &objects);
-                        self.pack.list(item.entry.clone(), digest, objects);
-                        Ok(Outcome::Packed(digest))
+                        self.pool.give_back_content(data);
+                        self.pack.list(item.entry.clone(), content, objects);
+                        Ok(Outcome::Packed(content))
                     }
                     ReadOut::Streamed => self.streamed(item),
                 }
@@ -284,7 +282,7 @@ impl<S: Sink> Run<'_, '_, S> {
         loop {
             let (pool, out) = (self.pool, &mut self.out);
             let piece = pool
-                .next_piece(&mut self.next_written, &mut |s| out.take(&s))
+                .next_piece(&mut self.next_written, &mut |s| out.take(s))
                 .ok_or(Error::Stopped)?;
             match piece {
                 Piece::Segment(id, bytes) => {
@@ -300,19 +298,20 @@ impl<S: Sink> Run<'_, '_, S> {
                 Piece::End(result) => {
                     if full {
                         let Self {
+                            pool,
                             pack,
                             cut,
                             next_cut,
                             ..
                         } = self;
-                        pack.fill(missing, &mut |frame| push(cut, next_cut, frame));
+                        pack.fill(missing, &mut |frame| push(pool, cut, next_cut, frame));
                         self.end(len);
                     }
                     // Bytes written for a file that is then left out are not listed: dead weight that no reader reads.
                     return Ok(match result {
-                        Ok(digest) => {
-                            self.pack.list(item.entry.clone(), digest, objects);
-                            Outcome::Packed(digest)
+                        Ok(content) => {
+                            self.pack.list(item.entry.clone(), content, objects);
+                            Outcome::Packed(content)
                         }
                         Err(why) => Outcome::LeftOut(why),
                     });
@@ -327,12 +326,13 @@ impl<S: Sink> Run<'_, '_, S> {
         let len = bytes.len() as u64;
         // Segments share frames: they are small, and were cut from files that previously had their own frames.
         let Self {
+            pool,
             pack,
             cut,
             next_cut,
             ..
         } = self;
-        let emit = &mut |frame| push(cut, next_cut, frame);
+        let emit = &mut |frame| push(pool, cut, next_cut, frame);
         pack.begin(
             &tar::object_header(&name, len),
             len.min(super::OWN_FRAME_BYTES - 1),
@@ -344,32 +344,37 @@ impl<S: Sink> Run<'_, '_, S> {
 
     fn begin(&mut self, header: &[u8], content_len: u64) {
         let Self {
+            pool,
             pack,
             cut,
             next_cut,
             ..
         } = self;
-        pack.begin(header, content_len, &mut |frame| push(cut, next_cut, frame));
+        pack.begin(header, content_len, &mut |frame| {
+            push(pool, cut, next_cut, frame)
+        });
     }
 
     fn object(&mut self, id: ObjectId, bytes: &[u8]) {
         let Self {
+            pool,
             pack,
             cut,
             next_cut,
             ..
         } = self;
-        pack.object(id, bytes, &mut |frame| push(cut, next_cut, frame));
+        pack.object(id, bytes, &mut |frame| push(pool, cut, next_cut, frame));
     }
 
     fn end(&mut self, content_len: u64) {
         let Self {
+            pool,
             pack,
             cut,
             next_cut,
             ..
         } = self;
-        pack.end(content_len, &mut |frame| push(cut, next_cut, frame));
+        pack.end(content_len, &mut |frame| push(pool, cut, next_cut, frame));
     }
 
     /// Hands the cut frames to the threads.
@@ -381,7 +386,7 @@ impl<S: Sink> Run<'_, '_, S> {
             self.out.out = Some(self.sink.begin().map_err(Error::Write)?);
         }
         let (pool, out) = (self.pool, &mut self.out);
-        let done = pool.squeeze_all(&mut self.cut, &mut self.next_written, &mut |s| out.take(&s));
+        let done = pool.squeeze_all(&mut self.cut, &mut self.next_written, &mut |s| out.take(s));
         done.ok_or(Error::Stopped)?;
         self.out
             .failed
@@ -392,7 +397,7 @@ impl<S: Sink> Run<'_, '_, S> {
     /// Waits for all frames that the threads have.
     fn drain(&mut self) -> Result<()> {
         let (pool, out) = (self.pool, &mut self.out);
-        pool.drain(&mut self.next_written, &mut |s| out.take(&s))
+        pool.drain(&mut self.next_written, &mut |s| out.take(s))
             .ok_or(Error::Stopped)?;
         self.out
             .failed
@@ -415,12 +420,13 @@ impl<S: Sink> Run<'_, '_, S> {
 
     fn close_pack(&mut self) -> Result<()> {
         let Self {
+            pool,
             pack,
             cut,
             next_cut,
             ..
         } = self;
-        pack.finish(&mut |frame| push(cut, next_cut, frame));
+        pack.finish(&mut |frame| push(pool, cut, next_cut, frame));
         self.hand_over()?;
         self.drain()?;
         self.next_check = 0;
@@ -447,9 +453,16 @@ impl<S: Sink> Run<'_, '_, S> {
     }
 }
 
-fn push(cut: &mut VecDeque<(u64, Vec<u8>)>, next: &mut u64, frame: Vec<u8>) {
+/// Queues a cut frame, and returns a buffer for the next one.
+fn push(
+    pool: &Pool<'_>,
+    cut: &mut VecDeque<(u64, Vec<u8>)>,
+    next: &mut u64,
+    frame: Vec<u8>,
+) -> Vec<u8> {
     cut.push_back((*next, frame));
     *next += 1;
+    pool.frame_buffer()
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use super::{
     xattr,
 };
 use crate::{
-    digest::{Sha256, Sha256Hasher},
+    digest::ContentId,
     entry::{Entry, EntryPath, Kind, Meta, Time},
     fs::{self, Stat},
 };
@@ -203,7 +203,7 @@ impl Dir {
         parent: &fs::Dir,
         entry: &Entry,
         stat: &Stat,
-        digest: &Sha256,
+        content: &ContentId,
         known: &dyn Known,
     ) -> io::Result<bool> {
         let Kind::File { size, extents } = &entry.kind else {
@@ -221,8 +221,8 @@ impl Dir {
             }
         };
         if let Some(k) = known.content(&entry.path, stat) {
-            // The known digest covers the data between the holes: the content is equal only if the holes are equal too.
-            let same = k.digest == *digest && k.len == entry.kind.content_len();
+            // The known identity covers the data between the holes: the content is equal only if the holes are equal too.
+            let same = k.content == *content && k.len == entry.kind.content_len();
             return match (same, extents.is_some() || fs::may_be_sparse(stat)) {
                 (false, _) => Ok(false),
                 (true, false) => Ok(true),
@@ -233,7 +233,7 @@ impl Dir {
         if holes(&file)? != *extents {
             return Ok(false);
         }
-        let mut hasher = Sha256Hasher::default();
+        let mut hasher = content.hasher();
         let mut data = Data::new(&file, *size, extents.as_deref());
         let mut buf = vec![0; 128 << 10];
         loop {
@@ -242,7 +242,7 @@ impl Dir {
                 n => hasher.update(&buf[..n]),
             }
         }
-        Ok(data.is_done() && hasher.finish() == *digest)
+        Ok(data.is_done() && hasher.finish() == *content)
     }
 }
 
@@ -443,7 +443,7 @@ impl Source for Dir {
         &self,
         root: &fs::Dir,
         entry: &Entry,
-        content: Option<&Sha256>,
+        content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
         let Some(parent) = root.open_parent_if_there(&entry.path)? else {

@@ -232,10 +232,10 @@ fn extended_attributes_travel_with_the_flag() {
     assert_eq!(*item.entry.xattrs, [((*b"user.k").into(), (*b"v").into())]);
     assert_eq!(*scan(temp.path(), &[]).items[0].entry.xattrs, []);
     let root = fs::Dir::open(temp.path()).unwrap();
-    let digest = Sha256::of(b"x");
+    let content = ContentId::of(b"x");
     let standing = || {
         source
-            .standing(&root, &item.entry, Some(&digest), &NothingKnown)
+            .standing(&root, &item.entry, Some(&content), &NothingKnown)
             .unwrap()
     };
     assert_eq!(standing(), Standing::Same);
@@ -257,10 +257,10 @@ fn what_stands_is_told_from_what_should() {
     let source = source(temp.path(), &[]);
     let root = fs::Dir::open(temp.path()).unwrap();
     let got = source.scan(&NothingKnown).unwrap();
-    let digest = Sha256::of(b"hello");
+    let content = ContentId::of(b"hello");
     let nothing: &dyn Known = &NothingKnown;
     let standing = |e: &Entry, known: &dyn Known| {
-        let content = e.kind.is_file().then_some(&digest);
+        let content = e.kind.is_file().then_some(&content);
         source.standing(&root, e, content, known).unwrap()
     };
     for item in &got.items {
@@ -283,7 +283,7 @@ fn what_stands_is_told_from_what_should() {
     let file = got.items.iter().find(|i| i.entry.kind.is_file()).unwrap();
     let known = |bytes: &[u8]| {
         AllKnown(KnownContent {
-            digest: Sha256::of(bytes),
+            content: ContentId::of(bytes),
             len: bytes.len() as u64,
         })
     };
@@ -329,18 +329,18 @@ fn a_hole_in_another_place_is_other_content() {
     write("a", 1 << 20);
     let source = source(temp.path(), &[]);
     let item = source.scan(&NothingKnown).unwrap().items.remove(0);
-    let digest = Sha256::of(&content(&source, &item).unwrap());
+    let content = ContentId::of(&content(&source, &item).unwrap());
     let root = fs::Dir::open(temp.path()).unwrap();
     let standing = |known: &dyn Known| {
         source
-            .standing(&root, &item.entry, Some(&digest), known)
+            .standing(&root, &item.entry, Some(&content), known)
             .unwrap()
     };
     assert_eq!(standing(&NothingKnown), Standing::Same);
     write("a", 2 << 20);
     assert_eq!(standing(&NothingKnown), Standing::Other);
     let known = AllKnown(KnownContent {
-        digest,
+        content,
         len: item.entry.kind.content_len(),
     });
     assert_eq!(standing(&known), Standing::Other);

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    digest::{Sha256, Sha256Hasher},
+    digest::{ContentId, Sha256, Sha256Hasher},
     entry::{Entry, EntryPath, Meta, Time},
     fs::{self, Dir, Stat, missing_is_none},
     source::{
@@ -190,19 +190,21 @@ fn item(shard: &[u8], name: &[u8], dir: &Dir) -> fs::Result<Option<Item>> {
     Ok(Some(Item {
         entry: Entry::file(path, stat.size, meta),
         stat,
-        claim: (which == Which::Output).then_some(id),
+        claim: (which == Which::Output).then_some(id.into()),
         complete: which == Which::Output,
     }))
 }
 
 /// Refuses entries that are not files of a Go build cache, and outputs whose content does not match their name, with the reason.
-pub(super) fn admit(entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
+pub(super) fn admit(entry: &Entry, content: Option<&ContentId>) -> std::result::Result<(), String> {
     let Some((which, id)) = parse(entry.path.as_bytes()) else {
         return Err("its name is not one of a Go build cache (`xx/<64 hex>-a` or `-d`)".into());
     };
     let size = size_of_go_file(entry)?;
     match (which, &entry.needs) {
-        (Which::Output, None) if content == Some(&id) => Ok(()),
+        (Which::Output, None) if content == Some(&id.into()) => Ok(()),
+        // No content was hashed at all.
+        (Which::Output, None) if size == 0 && id == Sha256::OF_NOTHING => Ok(()),
         (Which::Output, None) => Err("its content does not match its name".into()),
         (Which::Output, Some(_)) => Err("an output needs no other entry".into()),
         (Which::Action, _) if size != ENTRY_LEN as u64 => {
@@ -333,7 +335,7 @@ impl Source for GoBuild {
         &self,
         root: &Dir,
         entry: &Entry,
-        content: Option<&Sha256>,
+        content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
         let (path, name) = (&entry.path, entry.path.name());
@@ -361,7 +363,7 @@ impl Source for GoBuild {
             Standing::SameContent
         };
         if let (Some(known), Some(want)) = (known.content(path, &stat), content)
-            && known.digest == *want
+            && known.content == *want
         {
             return Ok(same);
         }
@@ -372,7 +374,7 @@ impl Source for GoBuild {
         let Ok(bytes) = read_action(&dir, name) else {
             return Ok(Standing::Other);
         };
-        if content.is_some_and(|c| *c == Sha256::of(&bytes)) {
+        if content.is_some_and(|c| c.matches(&bytes)) {
             return Ok(same);
         }
         let Ok(action) = Action::parse(&bytes, id) else {

@@ -29,7 +29,7 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    digest::Sha256,
+    digest::ContentId,
     entry::{Entry, EntryPath, Kind, Time},
     fs::{self, Dir},
     source::{
@@ -327,7 +327,7 @@ impl Source for GoMod {
         &self,
         root: &Dir,
         entry: &Entry,
-        content: Option<&Sha256>,
+        content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
         standing::standing(&self.project.sums, root, entry, content, known)

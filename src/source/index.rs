@@ -9,7 +9,7 @@
 //! no trace. So a record is proof only if its ctime is older than the stamp by more than a tick: a change after the stamp was
 //! taken leaves a ctime that differs from the recorded one.
 //!
-//! **File, version 1**, little endian: magic (8), checksum over the rest (8), root's device, inode, the stamp's device,
+//! **File, version 2**, little endian: magic (8), checksum over the rest (8), root's device, inode, the stamp's device,
 //! seconds (8 each), nanoseconds, coarse (4 each), lengths of notes, records, paths (8 each); notes (JSON); records of 96
 //! bytes sorted by path; paths. The checksum finds torn files, not malice: who can write here can write the cache.
 
@@ -20,14 +20,17 @@ use std::{
 
 use super::{Known, KnownContent, SourceKind};
 use crate::{
-    digest::Sha256,
+    digest::{ContentId, Sha256},
     entry::{EntryPath, Time},
     fs::{self, Dir, Stat},
 };
 
-const MAGIC: &[u8; 8] = b"cctlidx\x01";
+const MAGIC: &[u8; 8] = b"cctlidx\x02";
 const HEADER: usize = 8 + 8 + 4 * 8 + 2 * 4 + 3 * 8;
 const RECORD: usize = 96;
+/// The kind of hash in a record.
+const HASH_BLAKE3: u32 = 0;
+const HASH_SHA256: u32 = 1;
 /// Longest index that is read: about three million files.
 const MAX_BYTES: u64 = 512 << 20;
 /// Index files not written for this long are removed when another one is saved.
@@ -209,11 +212,15 @@ impl NodeIndex {
         r.extend_from_slice(&stat.mtime.secs.to_le_bytes());
         r.extend_from_slice(&stat.ctime.secs.to_le_bytes());
         r.extend_from_slice(&stat.ctime.nanos.to_le_bytes());
-        r.extend_from_slice(&[0; 4]);
+        let kind = match content.content {
+            ContentId::Blake3(_) => HASH_BLAKE3,
+            ContentId::Sha256(_) => HASH_SHA256,
+        };
+        r.extend_from_slice(&kind.to_le_bytes());
         r.extend_from_slice(&stat.ino.to_le_bytes());
         r.extend_from_slice(&stat.size.to_le_bytes());
         r.extend_from_slice(&content.len.to_le_bytes());
-        r.extend_from_slice(&content.digest.0);
+        r.extend_from_slice(content.content.as_bytes());
         self.paths.extend_from_slice(path.as_bytes());
     }
 
@@ -359,9 +366,13 @@ impl Known for NodeIndex {
             && time(24, 32) == stat.ctime
             && u64_at(r, 40) == stat.ino
             && u64_at(r, 48) == stat.size;
-        let digest = Sha256(r[64..96].try_into().ok()?);
+        let hash = r[64..96].try_into().ok()?;
+        let content = match u32_at(r, 36) {
+            HASH_SHA256 => ContentId::Sha256(Sha256(hash)),
+            _ => ContentId::Blake3(hash),
+        };
         same.then_some(KnownContent {
-            digest,
+            content,
             len: u64_at(r, 56),
         })
     }

@@ -27,7 +27,7 @@ fn stat(ctime: Time) -> Stat {
 
 fn content() -> KnownContent {
     KnownContent {
-        digest: Sha256::of(b"hello"),
+        content: ContentId::of(b"hello"),
         len: 5,
     }
 }

@@ -28,7 +28,7 @@ use std::{
 
 pub use crate::entry::Content;
 use crate::{
-    digest::Sha256,
+    digest::ContentId,
     entry::{Entry, EntryPath, Kind, Time},
     fs,
 };
@@ -72,7 +72,11 @@ impl SourceKind {
     }
 
     /// Refuses entries that do not belong in such a cache, or whose content does not match their name, with the reason.
-    pub fn admit(self, entry: &Entry, content: Option<&Sha256>) -> std::result::Result<(), String> {
+    pub fn admit(
+        self,
+        entry: &Entry,
+        content: Option<&ContentId>,
+    ) -> std::result::Result<(), String> {
         match self {
             Self::GoBuild => gobuild::admit(entry, content),
             Self::GoMod => gomod::admit(entry),
@@ -174,8 +178,8 @@ pub struct Item {
     pub entry: Entry,
     /// The file's own metadata, for the node index.
     pub stat: fs::Stat,
-    /// The digest that the file's name promises (`-d` of a Go build cache); what is packed is checked against it.
-    pub claim: Option<Sha256>,
+    /// The identity that the file's name promises (`-d` of a Go build cache); what is packed is checked against it.
+    pub claim: Option<ContentId>,
     /// `false` until `needs`, times and size have been read from the content ([`Source::complete`]).
     pub complete: bool,
 }
@@ -201,8 +205,8 @@ pub struct Scan {
 /// The node index's answer: the content of a file that has provably not changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KnownContent {
-    /// SHA-256 of the content as packed.
-    pub digest: Sha256,
+    /// Identity of the content as packed.
+    pub content: ContentId,
     /// Its length as packed.
     pub len: u64,
 }
@@ -296,7 +300,7 @@ pub trait Source: Send + Sync {
         &self,
         root: &fs::Dir,
         entry: &Entry,
-        content: Option<&Sha256>,
+        content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing>;
 

@@ -10,7 +10,7 @@ use crate::{
         snapshot::{Layer, TocPlace},
         toc::{Frame, Object, Toc},
     },
-    digest::{Digest, Sha256},
+    digest::{ContentId, Digest},
     entry::{Entry, Meta, Time},
 };
 
@@ -50,12 +50,12 @@ fn pack(generation: u32, entries: &[(Entry, String)], day: u32) -> Pack {
     };
     let mut at = 0;
     for (entry, text) in entries {
-        let digest = Sha256::of(text.as_bytes());
+        let content = ContentId::of(text.as_bytes());
         let mut objects = Vec::new();
         if !text.is_empty() {
             objects.push(toc.objects.len() as u32);
             toc.objects.push(Object {
-                digest,
+                content,
                 len: text.len() as u32,
                 frame: 0,
                 offset: at,
@@ -64,7 +64,7 @@ fn pack(generation: u32, entries: &[(Entry, String)], day: u32) -> Pack {
         }
         toc.entries.push(TocEntry {
             entry: entry.clone(),
-            content: digest,
+            content,
             objects: objects.into(),
         });
     }
@@ -72,7 +72,7 @@ fn pack(generation: u32, entries: &[(Entry, String)], day: u32) -> Pack {
         offset: 0,
         len: at.max(1),
         raw_len: at,
-        digest: Sha256::of(b"f"),
+        hash: ContentId::of(b"f"),
     });
     let digest = Digest::sha256_of(&toc.encode());
     let place = TocPlace {
@@ -108,7 +108,7 @@ fn snapshot(packs: Vec<Pack>) -> Snapshot {
     }
 }
 
-fn live(s: &Snapshot) -> Vec<(String, Sha256)> {
+fn live(s: &Snapshot) -> Vec<(String, ContentId)> {
     let mut all: Vec<_> = s
         .live()
         .map(|(_, e)| (e.entry.path.to_string(), e.content))
@@ -171,7 +171,7 @@ fn an_action_whose_output_lost_an_object_dies_and_is_told() {
     );
     let mut toc = (*with_foreign.toc).clone();
     toc.foreign.push(crate::artifact::toc::Foreign {
-        digest: Sha256::of(b"gone"),
+        content: ContentId::of(b"gone"),
         len: 3,
     });
     toc.entries[1].objects = Box::new([toc.objects.len() as u32]);
@@ -206,11 +206,15 @@ fn a_pack_that_was_packed_anew_comes_before_the_damaged_one_and_its_writer_drops
 }
 
 /// A pack that lists what `honest` lists, each content made of an object of its own choice.
-fn lying(honest: &Pack, generation: u32, object: impl Fn(Sha256, u32) -> (Sha256, u32)) -> Pack {
+fn lying(
+    honest: &Pack,
+    generation: u32,
+    object: impl Fn(ContentId, u32) -> (ContentId, u32),
+) -> Pack {
     let mut toc = (*honest.toc).clone();
     toc.generation = generation;
     for o in &mut toc.objects {
-        (o.digest, o.len) = object(o.digest, o.len);
+        (o.content, o.len) = object(o.content, o.len);
     }
     let digest = Digest::sha256_of(&toc.encode());
     let place = TocPlace {
@@ -230,10 +234,10 @@ fn no_pack_leaves_for_what_another_one_says_it_holds() {
         for (say, object) in [
             (
                 "the same",
-                (|d, len| (d, len)) as fn(Sha256, u32) -> (Sha256, u32),
+                (|d, len| (d, len)) as fn(ContentId, u32) -> (ContentId, u32),
             ),
             ("of another length", |d, len| (d, len - 1)),
-            ("other objects", |d, len| (Sha256::of(&d.0), len)),
+            ("other objects", |d, len| (ContentId::of(d.as_bytes()), len)),
         ] {
             let lies = [&outputs, &actions].map(|p| lying(p, generation, object));
             let side = snapshot(lies.to_vec());
@@ -280,7 +284,7 @@ fn what_is_barred_is_no_output_of_an_action_and_keeps_no_pack() {
         assert!(output.entry.kind.is_file());
     }
     // Of the same content, made of something else, and of no use.
-    let lie = lying(&outputs, 9, |d, len| (Sha256::of(&d.0), len));
+    let lie = lying(&outputs, 9, |d, len| (ContentId::of(d.as_bytes()), len));
     let mut side = snapshot(vec![lie.clone()]);
     assert!(bar_output(&mut side).is_some());
     let mut all = honest.clone();
@@ -348,7 +352,7 @@ fn a_tree_is_its_last_writers_and_a_merged_one_has_both() {
     side.merge = true;
     let merged = fold(&head, &side, None, TODAY, Rules::Tree);
     assert_eq!(paths(&merged), ["f", "h", "s"]);
-    assert_eq!(live(&merged)[0].1, Sha256::of(b"side"));
+    assert_eq!(live(&merged)[0].1, ContentId::of(b"side"));
 }
 
 #[test]
@@ -383,7 +387,7 @@ fn side_tags_are_remembered_for_thirty_days() {
 }
 
 /// What an import sees of a snapshot, and the days that decide what leaves.
-fn entries(s: &Snapshot) -> Vec<(Entry, Sha256, u32)> {
+fn entries(s: &Snapshot) -> Vec<(Entry, ContentId, u32)> {
     let mut all: Vec<_> = s
         .live()
         .map(|(at, e)| (e.entry.clone(), e.content, s.day(at)))

@@ -64,30 +64,30 @@ fn frames() -> (Vec<Frame>, Vec<Object>) {
             offset: 0,
             len: 100,
             raw_len: 5000,
-            digest: Sha256::of(b"f0"),
+            hash: ContentId::of(b"f0"),
         },
         Frame {
             offset: 100,
             len: 50,
             raw_len: 4000,
-            digest: Sha256::of(b"f1"),
+            hash: ContentId::of(b"f1"),
         },
     ];
     let objects = vec![
         Object {
-            digest: Sha256::of(b"o0"),
+            content: ContentId::of(b"o0"),
             len: 175,
             frame: 0,
             offset: 512,
         },
         Object {
-            digest: Sha256::of(b"o1"),
+            content: ContentId::of(b"o1"),
             len: 3000,
             frame: 0,
             offset: 1536,
         },
         Object {
-            digest: Sha256::of(b"o2"),
+            content: ContentId::of(b"o2"),
             len: 4000,
             frame: 1,
             offset: 0,
@@ -99,7 +99,7 @@ fn frames() -> (Vec<Frame>, Vec<Object>) {
 fn sample() -> Toc {
     let (frames, objects) = frames();
     let foreign = vec![Foreign {
-        digest: Sha256::of(b"x"),
+        content: ContentId::of(b"x"),
         len: 9,
     }];
     let meta = Meta {
@@ -125,9 +125,9 @@ fn sample() -> Toc {
         }])),
     };
     sparse.xattrs = Box::new([(Box::from(*b"user.k"), Box::from(*b"v\0"))]);
-    let one = |entry, object: u32, digest| TocEntry {
+    let one = |entry, object: u32, content| TocEntry {
         entry,
-        content: digest,
+        content,
         objects: Box::new([object]),
     };
     let bare = |kind, p: &[u8]| TocEntry {
@@ -138,22 +138,22 @@ fn sample() -> Toc {
             xattrs: Box::default(),
             needs: None,
         },
-        content: Sha256::of(b""),
+        content: ContentId::OF_NOTHING,
         objects: Box::new([]),
     };
     let entries = vec![
-        one(a, 0, Sha256::of(b"o0")),
+        one(a, 0, ContentId::of(b"o0")),
         TocEntry {
             entry: lost,
-            content: Sha256::of(b""),
+            content: ContentId::OF_NOTHING,
             objects: Box::new([]),
         },
         TocEntry {
             entry: d,
-            content: Sha256::of(b"whole"),
+            content: ContentId::of(b"whole"),
             objects: Box::new([1, 2, 3]),
         },
-        one(sparse, 1, Sha256::of(b"o1")),
+        one(sparse, 1, ContentId::of(b"o1")),
         bare(Kind::Dir, b"dir"),
         bare(Kind::Symlink(Box::from(*b"../out")), b"dir/link"),
         bare(Kind::Hardlink(path(b"aa/y-d")), b"hard"),
@@ -176,15 +176,16 @@ fn toc_round_trips() {
 }
 
 #[test]
-fn toc_of_a_later_version_is_refused_with_advice() {
-    let mut stored = sample().encode();
-    stored[4] = 2;
-    assert!(
-        decode(&stored)
-            .unwrap_err()
-            .to_string()
-            .contains("update cachectl")
-    );
+fn toc_of_another_version_is_refused_with_advice() {
+    for (version, advice) in [
+        (VERSION + 1, "update cachectl"),
+        (1, "the next export replaces it"),
+    ] {
+        let mut stored = sample().encode();
+        stored[4] = version;
+        let why = decode(&stored).unwrap_err().to_string();
+        assert!(why.contains(advice), "{why}");
+    }
 }
 
 #[test]
@@ -303,80 +304,134 @@ fn read_within(payload: &[u8], limit: u64) -> (Result<Toc, NotRead>, u64) {
     (result, seen.bytes_max)
 }
 
-/// An entry that costs its reader more than the wire, many times.
+/// The payload of a table with these counts, whose columns are written by `write`.
+fn payload(counts: [usize; 4], write: &dyn Fn(&mut Columns<Writer>)) -> Vec<u8> {
+    let mut columns = Columns::default();
+    write(&mut columns);
+    let mut w = Writer::default();
+    w.num(0);
+    counts.iter().for_each(|count| w.num(*count as u64));
+    columns.write(&mut w);
+    w.num(0);
+    w.0
+}
+
+/// Entries that cost their reader more than the wire, many times.
 fn amplified() -> Vec<Vec<u8>> {
     const TIMES: usize = 20_000;
-    let folder = |w: &mut Writer, shared: usize, rest: &[u8], tag: u8| {
-        w.num(shared as u64);
-        w.bytes(rest);
-        w.byte(tag);
-        w.raw(&[0, 0, 0, 0, 0]);
+    let entry = |c: &mut Columns<Writer>, shared: usize, rest: &[u8], tag: u8| {
+        c.path_shared.num(shared as u64);
+        c.path_sizes.num(rest.len() as u64);
+        c.path_bytes.raw(rest);
+        c.tags.byte(tag);
+        c.modes.num(0);
+        c.owners.raw(&[0, 0]);
+        c.seconds.num(0);
+        c.nanos.num(0);
     };
-    let with = |lists: [usize; 3], entries: usize, write: &dyn Fn(&mut Writer)| {
-        let mut w = Writer::default();
-        w.num(0);
-        w.num(lists[0] as u64);
-        (0..lists[0]).for_each(|_| w.raw(&[&[1, 1][..], &[0; 32]].concat()));
-        w.num(lists[1] as u64);
-        (0..lists[1]).for_each(|_| w.raw(&[&[0; 32][..], &[1, 0, 0]].concat()));
-        w.num(lists[2] as u64);
-        (0..lists[2]).for_each(|_| w.raw(&[&[0; 32][..], &[1]].concat()));
-        w.num(entries as u64);
-        write(&mut w);
-        w.0
+    // Objects of one byte each, held by other packs.
+    let foreign = |c: &mut Columns<Writer>, count: usize| {
+        for _ in 0..count {
+            c.foreign_sizes.num(1);
+            c.foreign_hash_kinds.byte(HASH_BLAKE3);
+            c.foreign_hashes.raw(&[0; 32]);
+        }
+    };
+    // A content that consists of the first object again and again.
+    let one_again_and_again = |c: &mut Columns<Writer>| {
+        c.contents.num(TIMES as u64);
+        c.contents.byte(HASH_BLAKE3);
+        c.contents.raw(&[0; 32]);
+        c.references.signed(0);
+        (1..TIMES).for_each(|_| c.references.signed(-1));
     };
     let long = vec![&[b'p'; 199][..]; 20].join(&b'/');
     let long = long.as_slice();
     vec![
         // One path again and again.
-        with([0; 3], TIMES, &|w| {
-            folder(w, 0, b"a", 1);
-            (1..TIMES).for_each(|_| folder(w, 1, b"", 1));
+        payload([0, 0, 0, TIMES], &|c| {
+            entry(c, 0, b"a", 1);
+            (1..TIMES).for_each(|_| entry(c, 1, b"", 1));
         }),
         // Long paths that share all but their end.
-        with([0; 3], TIMES, &|w| {
-            folder(w, 0, long, 1);
-            (1..TIMES).for_each(|_| folder(w, long.len(), b"", 1));
+        payload([0, 0, 0, TIMES], &|c| {
+            entry(c, 0, long, 1);
+            (1..TIMES).for_each(|_| entry(c, long.len(), b"", 1));
         }),
         // Entries that need the one with the long path.
-        with([0; 3], TIMES, &|w| {
-            folder(w, 0, long, 1);
+        payload([0, 0, 0, TIMES], &|c| {
+            entry(c, 0, long, 1);
             (1..TIMES).for_each(|_| {
-                folder(w, 0, b"a", 1 | HAS_NEEDS);
-                w.num(1);
+                entry(c, 0, b"a", 1 | HAS_NEEDS);
+                c.rest.num(1);
             });
         }),
-        with([TIMES, 0, 0], 0, &|_| {}),
-        with([0, 0, TIMES], 0, &|_| {}),
-        // One file that names one object many times.
-        with([0, 0, 1], 1, &|w| {
-            folder(w, 0, b"a", 0);
-            w.num(TIMES as u64);
-            w.raw(&[0; 32]);
-            w.num(TIMES as u64);
-            w.signed(0);
-            (1..TIMES).for_each(|_| w.signed(-1));
+        payload([TIMES, 0, 0, 0], &|c| {
+            for _ in 0..TIMES {
+                c.frame_sizes.raw(&[1, 1]);
+                c.frame_hashes.raw(&[0; 32]);
+            }
+        }),
+        payload([0, 0, TIMES, 0], &|c| foreign(c, TIMES)),
+        payload([0, 0, 1, 1], &|c| {
+            foreign(c, 1);
+            entry(c, 0, b"a", 0);
+            one_again_and_again(c);
         }),
         // Attributes without values, and runs of one byte.
-        with([0; 3], 1, &|w| {
-            folder(w, 0, b"a", 1 | HAS_XATTRS);
-            w.num(TIMES as u64);
-            (0..TIMES).for_each(|_| w.raw(&[1, b'x', 0]));
+        payload([0, 0, 0, 1], &|c| {
+            entry(c, 0, b"a", 1 | HAS_XATTRS);
+            c.rest.num(TIMES as u64);
+            (0..TIMES).for_each(|_| c.rest.raw(&[1, b'x', 0]));
         }),
-        with([0, 0, 1], 1, &|w| {
-            folder(w, 0, b"a", SPARSE);
-            w.num(4 * TIMES as u64);
-            w.num(TIMES as u64);
+        payload([0, 0, 1, 1], &|c| {
+            foreign(c, 1);
+            entry(c, 0, b"a", SPARSE);
+            c.rest.num(4 * TIMES as u64);
+            c.rest.num(TIMES as u64);
             (0..TIMES).for_each(|i| {
-                w.num(2 * i as u64);
-                w.num(1);
+                c.rest.num(2 * i as u64);
+                c.rest.num(1);
             });
-            w.raw(&[0; 32]);
-            w.num(TIMES as u64);
-            w.signed(0);
-            (1..TIMES).for_each(|_| w.signed(-1));
+            one_again_and_again(c);
         }),
     ]
+}
+
+#[test]
+fn an_extension_that_need_not_be_understood_is_skipped_and_any_other_is_refused() {
+    let extended = |number: u64| {
+        let mut payload = sample().payload();
+        assert_eq!(payload.pop(), Some(0), "no extensions");
+        let mut w = Writer(payload);
+        w.num(1);
+        w.num(number);
+        w.bytes(b"order of use");
+        w.0
+    };
+    assert_eq!(from_payload(&extended(2)).unwrap(), sample());
+    let why = from_payload(&extended(3)).unwrap_err().to_string();
+    assert!(
+        why.contains("extension 3") && why.contains("update cachectl"),
+        "{why}"
+    );
+}
+
+#[test]
+fn the_gap_between_files_of_a_tar_is_one_number_whatever_their_lengths() {
+    for (base, offset, number) in [
+        (0, 512, 1025),
+        (175 + 512, 1024 + 512, 1025),
+        (1024, 1536, 1025),
+        (700, 700, 0),
+        (1024, 1024, 0),
+        (700, 703, 6),
+    ] {
+        assert_eq!(gap::encode(base, offset), number, "{base} {offset}");
+        assert_eq!(gap::decode(base, number), Some(offset));
+    }
+    assert_eq!(gap::decode(u32::MAX, 2), None);
+    assert_eq!(gap::decode(0, u64::MAX), None);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::{
     artifact::{Manifest, Reference, Tag},
-    digest::Sha256,
+    digest::ContentId,
     entry::Time,
     store::{BlobStore, Body, Expect, Published, Put, Resolved, Result, TagStore},
 };
@@ -65,12 +65,12 @@ impl TagStore for Zeros {
 /// Requests of two frames each for a blob of many frames, all of the greatest length that cachectl writes.
 fn many() -> Vec<Request> {
     let zeros = vec![0; FRAME_BYTES as usize];
-    let digest = Sha256::of(&zeros);
+    let hash = ContentId::of(&zeros);
     let frame = |n: u32| Frame {
         offset: u64::from(n * FRAME_BYTES),
         len: FRAME_BYTES,
         raw_len: FRAME_BYTES,
-        digest,
+        hash,
     };
     let size = u64::from(FRAMES * FRAME_BYTES);
     let desc = Descriptor::new("x", Digest::sha256_of(b"blob"), size);

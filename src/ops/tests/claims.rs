@@ -15,7 +15,7 @@ use crate::{
         name::SnapshotName,
         toc::{Foreign, Frame, MAX_GENERATION, TocEntry},
     },
-    digest::Sha256,
+    digest::ContentId,
     entry::{Kind, Time},
     ops::{damage, head, verify},
     source::gomod::{
@@ -135,7 +135,7 @@ fn lies() -> Vec<Lie> {
                 let from = frame.offset as usize;
                 let stored = &mut f.frames[from..from + frame.len as usize];
                 stored[..4].fill(0);
-                frame.digest = Sha256::of(stored);
+                frame.hash = ContentId::of(stored);
             }
         }),
         ("objects of another length", |f| {
@@ -223,7 +223,7 @@ async fn an_honest_pack_is_not_taken_for_damaged_because_another_one_says_it_hol
     let (world, _, root) = attacked("dir", 0, |f| {
         for e in &mut f.toc.entries {
             if e.objects.len() > 1 {
-                e.content = Sha256::of(b"promised");
+                e.content = ContentId::of(b"promised");
             }
         }
     })
@@ -260,7 +260,7 @@ async fn packs_are_not_merged_away_because_another_one_says_it_holds_them() {
                 offset: f.frames.len() as u64,
                 len: stored.len() as u32,
                 raw_len: noise.len() as u32,
-                digest: Sha256::of(&stored),
+                hash: ContentId::of(&stored),
             });
             f.frames.extend(stored);
         })
@@ -292,7 +292,7 @@ fn listed_as(f: &mut Forged, change: fn(&mut TocEntry)) {
     let own = f.toc.objects.drain(..);
     f.toc.foreign = own
         .map(|o| Foreign {
-            digest: o.digest,
+            content: o.content,
             len: o.len,
         })
         .collect();
@@ -306,7 +306,7 @@ fn listed_as(f: &mut Forged, change: fn(&mut TocEntry)) {
 
 fn of_nothing(e: &mut TocEntry, kind: Kind) {
     e.entry.kind = kind;
-    e.content = Sha256::OF_NOTHING;
+    e.content = ContentId::OF_NOTHING;
     e.objects = Box::default();
 }
 

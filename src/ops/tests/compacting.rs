@@ -12,7 +12,7 @@ use crate::{
         snapshot::{At, Layer, Pack, Snapshot, TocPlace},
         toc::{Frame, Object, Toc, TocEntry},
     },
-    digest::Sha256,
+    digest::ContentId,
     entry::{Entry, EntryPath, Meta},
     ops::{compact, inspect},
     pack::write::tests::noise,
@@ -25,12 +25,12 @@ fn snapshot(stored: u32, files: usize, len: u32, live: usize) -> Snapshot {
         offset: 0,
         len: stored,
         raw_len: 4 << 20,
-        digest: Sha256::of(b"frame"),
+        hash: ContentId::of(b"frame"),
     });
     for i in 0..files {
-        let digest = Sha256::of(&i.to_le_bytes());
+        let content = ContentId::of(&i.to_le_bytes());
         toc.objects.push(Object {
-            digest,
+            content,
             len,
             frame: 0,
             offset: i as u32 * len,
@@ -38,7 +38,7 @@ fn snapshot(stored: u32, files: usize, len: u32, live: usize) -> Snapshot {
         let path = EntryPath::new(format!("f{i}").into_bytes()).unwrap();
         toc.entries.push(TocEntry {
             entry: Entry::file(path, len.into(), Meta::default()),
-            content: digest,
+            content,
             objects: Box::new([i as u32]),
         });
     }

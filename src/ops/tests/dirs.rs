@@ -152,7 +152,10 @@ async fn a_mirror_removes_what_the_snapshot_does_not_have() {
     write(&two, "own/file", b"own");
     write(&two, "a/small", b"other");
     let options = import::Options {
-        mirror: true,
+        how: crate::ops::restore::How {
+            mirror: true,
+            ..crate::ops::restore::How::default()
+        },
         ..importing(&dir(&two))
     };
     assert!(is_hit(

@@ -7,7 +7,7 @@ use crate::{
         snapshot::{Layer, Snapshot, TocPlace},
         toc::{Frame, Toc},
     },
-    digest::Sha256,
+    digest::{ContentId, Sha256},
     entry::Time,
     ops::load,
     store::{BlobStore as _, Body, Expect, TagStore as _},
@@ -30,7 +30,7 @@ impl Forged {
             offset: 0,
             len: stored.len() as u32,
             raw_len,
-            digest: Sha256::of(&stored),
+            hash: ContentId::of(&stored),
         }];
         self.frames = stored;
     }
@@ -40,14 +40,14 @@ impl Forged {
         self.other_frames(|len| vec![7; len]);
     }
 
-    /// Frames that match the table's digests, made from what `bytes` returns for their listed decoded length.
+    /// Frames that match the table's hashes, made from what `bytes` returns for their listed decoded length.
     pub(super) fn other_frames(&mut self, bytes: impl Fn(usize) -> Vec<u8>) {
         self.frames.clear();
         for frame in &mut self.toc.frames {
             let stored = zstd::bulk::compress(&bytes(frame.raw_len as usize), 1).unwrap();
             frame.offset = self.frames.len() as u64;
             frame.len = stored.len() as u32;
-            frame.digest = Sha256::of(&stored);
+            frame.hash = ContentId::of(&stored);
             self.frames.extend(stored);
         }
     }

@@ -23,7 +23,7 @@ fn bare(p: &str, kind: Kind) -> TocEntry {
     entry.kind = kind;
     TocEntry {
         entry,
-        content: crate::digest::Sha256::of(b""),
+        content: crate::digest::ContentId::OF_NOTHING,
         objects: Box::default(),
     }
 }
@@ -175,10 +175,10 @@ fn attacks_by_entries() -> Vec<Attack> {
         attack("a name for two things", |f| {
             f.toc.entries.push(link("file", "../outside"));
         }),
-        attack("a content that is not what was promised", |f| {
-            let at = place(f);
-            f.toc.entries[at].content = crate::digest::Sha256::of(b"promised");
-        }),
+        attack(
+            "a content that is not what was promised",
+            promise_other_content,
+        ),
         // T5, T6: sizes that contradict
         attack("a size without content", |f| {
             let at = place(f);
@@ -291,6 +291,31 @@ async fn a_hostile_snapshot_is_a_miss_that_touches_nothing() {
             assert_eq!(look(&all, &root), before, "{what}: {said}");
         }
     }
+}
+
+fn promise_other_content(f: &mut Forged) {
+    let at = place(f);
+    f.toc.entries[at].content = crate::digest::ContentId::of(b"promised");
+}
+
+/// By default such a snapshot is a miss: see above.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_verifies_frames_alone_restores_what_the_frames_hold() {
+    let world = World::new(Meet::CompareAndSwap);
+    let node = sample(&world).await;
+    forge(&world, &node, promise_other_content).await;
+    let root = world.path("reader", "target");
+    let mut options = importing(&dir(&root));
+    options.how.verify = crate::ops::restore::Verify::Frames;
+    let report = import::run(&world.node("reader"), &options).await.unwrap();
+    assert!(is_hit(&report), "{report:?}");
+    assert_eq!(std::fs::read(root.join("file")).unwrap(), b"hello");
+    // A frame with other bytes is still found.
+    forge(&world, &node, |f| f.frames[8] ^= 1).await;
+    let (other, root) = (world.node("other"), world.path("other", "target"));
+    options.source = dir(&root);
+    let report = import::run(&other, &options).await.unwrap();
+    assert!(report.hit.is_none() && !root.exists(), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

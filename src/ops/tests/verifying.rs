@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     artifact::{Descriptor, Manifest, toc::Toc},
-    digest::Sha256,
+    digest::ContentId,
     ops::verify::{self, Depth},
     store::{BlobStore as _, Body, Expect, Sweep as _, TagStore as _, disk},
 };
@@ -264,7 +264,7 @@ type Lie = (&'static str, Depth, Box<dyn FnOnce(&mut Toc)>);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_contents_that_lies_is_found() {
-    let wrong = Sha256::of(b"something else");
+    let wrong = ContentId::of(b"something else");
     let big = |toc: &Toc| {
         toc.entries
             .iter()
@@ -308,7 +308,7 @@ async fn a_table_of_contents_that_lies_is_found() {
             Depth::Data,
             Box::new(move |toc| {
                 let last = toc.objects.len() - 1;
-                toc.objects[last].digest = wrong;
+                toc.objects[last].content = wrong;
             }),
         ),
         (
@@ -319,7 +319,7 @@ async fn a_table_of_contents_that_lies_is_found() {
         (
             "a frame's digest",
             Depth::Data,
-            Box::new(move |toc| toc.frames[0].digest = wrong),
+            Box::new(move |toc| toc.frames[0].hash = wrong),
         ),
         (
             "a path twice",

@@ -11,15 +11,15 @@ use crate::{
         snapshot::{Places, Snapshot},
         toc::{Frame, Object, ObjectId},
     },
-    digest::{Sha256, Sha256Hasher},
+    digest::{ContentHasher, ContentId},
     entry::EntryPath,
     pack::frame,
     store::ErrorKind,
     task,
 };
 
-/// The expected digest of a content, and its objects.
-pub(super) type Id = (Sha256, Box<[ObjectId]>);
+/// The expected identity of a content, and its objects.
+pub(super) type Id = (ContentId, Box<[ObjectId]>);
 
 /// Contents in progress.
 #[derive(Default)]
@@ -34,7 +34,7 @@ struct ContentCheck {
     id: Id,
     /// Objects that are hashed.
     next: usize,
-    hasher: Sha256Hasher,
+    hasher: ContentHasher,
 }
 
 impl ContentCheck {
@@ -63,7 +63,7 @@ impl Contents {
                 path: e.entry.path.clone(),
                 id,
                 next: 0,
-                hasher: Sha256Hasher::default(),
+                hasher: e.content.hasher(),
             });
         }
         contents
@@ -144,7 +144,7 @@ async fn fetch(
         }
         item.next += 1;
     }
-    let right = std::mem::take(&mut item.hasher).finish() == item.id.0;
+    let right = item.hasher.clone().finish() == item.id.0;
     let why = (!right).then(|| "its content does not match its digest".to_owned());
     Ok((item, reader.bytes, why))
 }
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
             },
         };
         if !frame::holds(&decoded, &o) {
-            return Ok(Err(format!("its object {} is damaged", o.digest)));
+            return Ok(Err(format!("its object {} is damaged", o.content)));
         }
         let from = o.offset as usize;
         Ok(Ok(decoded.slice(from..from + o.len as usize)))

@@ -195,7 +195,7 @@ fn check(toc: &Toc, index: usize, stored: Bytes) -> Checked {
     let decoded = frame::decode(&toc.frames[index], &stored).and_then(|bytes| {
         let objects = objects_of(toc, index);
         match objects.iter().find(|o| !frame::holds(&bytes, o)) {
-            Some(o) => Err(format!("does not hold the object {}", o.digest)),
+            Some(o) => Err(format!("does not hold the object {}", o.content)),
             None => Ok((bytes, objects)),
         }
     });

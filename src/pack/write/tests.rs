@@ -269,8 +269,8 @@ fn frames_stay_within_their_bounds_and_objects_within_frames() {
                 .filter(|o| written.toc.frames[o.frame as usize].offset == f.offset)
             {
                 assert_eq!(
-                    Sha256::of(&raw[o.offset as usize..][..o.len as usize]),
-                    o.digest
+                    ContentId::of(&raw[o.offset as usize..][..o.len as usize]),
+                    o.content
                 );
             }
         }
@@ -289,7 +289,7 @@ fn an_increment_writes_only_new_segments_of_a_changed_file() {
             super::super::chunk::objects(old).into_iter().collect();
         let tree = [file(b"f", new.clone())];
         let (packs, outcomes) = pack(&tree, Shape::Increment, 2, &|d| known.contains(d));
-        assert_eq!(outcomes, [Outcome::Packed(Sha256::of(&new))]);
+        assert_eq!(outcomes, [Outcome::Packed(ContentId::of(&new))]);
         let toc = &packs[0].1.toc;
         assert_eq!(toc.foreign.is_empty(), whole, "{len}");
         let own: u64 = toc.objects.iter().map(|o| u64::from(o.len)).sum();
@@ -301,8 +301,8 @@ fn an_increment_writes_only_new_segments_of_a_changed_file() {
 fn what_cannot_be_read_or_belies_its_name_is_left_out() {
     let mut tree = tree();
     tree[2].1 = Err("gone".into());
-    tree[6].0.claim = Some(Sha256::of(b"another"));
-    tree[7].0.claim = Some(Sha256::of(b"another"));
+    tree[6].0.claim = Some(ContentId::of(b"another"));
+    tree[7].0.claim = Some(ContentId::of(b"another"));
     let (_, short) = file(b"x", noise(99, 1));
     tree[3].1 = short;
     let (packs, outcomes) = pack(&tree, Shape::Full, 2, &|_| false);

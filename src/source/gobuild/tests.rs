@@ -130,7 +130,7 @@ fn a_completed_action_names_its_output_and_its_own_time() {
     assert_eq!(item.entry.meta.mode, 0o644);
     let output = cache.item(&out);
     assert!(output.complete);
-    assert_eq!(output.claim, Some(Sha256::of(b"output")));
+    assert_eq!(output.claim, Some(Sha256::of(b"output").into()));
     assert_eq!(output.entry.meta.mtime, Time::default());
 
     let mut bytes = Vec::new();
@@ -228,7 +228,7 @@ fn admission_takes_what_the_cache_itself_exports() {
     cache
         .source
         .kind()
-        .admit(&entry, Some(&Sha256::of(b"any")))
+        .admit(&entry, Some(&ContentId::of(b"any")))
         .unwrap();
     let entry = completed(&cache, &out);
     cache
@@ -238,8 +238,20 @@ fn admission_takes_what_the_cache_itself_exports() {
         .unwrap();
 }
 
-fn entry_claim(path: &EntryPath) -> Option<Sha256> {
-    parse(path.as_bytes()).map(|(_, id)| id)
+#[test]
+fn an_empty_output_is_admitted_under_the_hash_of_nothing_only() {
+    let cache = Cache::new();
+    let (_, out) = cache.put("empty", b"", 7);
+    let mut entry = completed(&cache, &out);
+    let kind = cache.source.kind();
+    kind.admit(&entry, Some(&ContentId::OF_NOTHING)).unwrap();
+    entry.path = output_path(Sha256::of(b"something"));
+    let why = kind.admit(&entry, Some(&ContentId::OF_NOTHING));
+    assert_eq!(why.unwrap_err(), "its content does not match its name");
+}
+
+fn entry_claim(path: &EntryPath) -> Option<ContentId> {
+    parse(path.as_bytes()).map(|(_, id)| id.into())
 }
 
 #[test]
@@ -299,7 +311,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
         }
     }
     let entry = completed(&cache, &out);
-    for content in [None, Some(Sha256::of(b"other"))] {
+    for content in [None, Some(ContentId::of(b"other"))] {
         let why = cache
             .source
             .kind()
@@ -309,7 +321,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
     }
 }
 
-fn standing(cache: &Cache, entry: &Entry, content: &Sha256) -> Standing {
+fn standing(cache: &Cache, entry: &Entry, content: &ContentId) -> Standing {
     cache
         .source
         .standing(&cache.dir(), entry, Some(content), &NothingKnown)
@@ -320,7 +332,7 @@ fn standing(cache: &Cache, entry: &Entry, content: &Sha256) -> Standing {
 fn a_standing_output_is_right_only_with_its_content() {
     let cache = Cache::new();
     let (act, out) = cache.put("one", b"output", 7);
-    let (entry, claim) = (completed(&cache, &out), Sha256::of(b"output"));
+    let (entry, claim) = (completed(&cache, &out), Sha256::of(b"output").into());
     assert_eq!(standing(&cache, &entry, &claim), Standing::SameContent);
 
     cache
@@ -351,11 +363,11 @@ fn a_standing_output_is_right_only_with_its_content() {
 
 #[test]
 fn what_the_index_knows_is_not_read() {
-    struct Says(Sha256);
+    struct Says(ContentId);
     impl Known for Says {
         fn content(&self, _: &EntryPath, stat: &Stat) -> Option<KnownContent> {
             Some(KnownContent {
-                digest: self.0,
+                content: self.0,
                 len: stat.size,
             })
         }
@@ -364,7 +376,7 @@ fn what_the_index_knows_is_not_read() {
     let (_, out) = cache.put("one", b"output", 7);
     let entry = completed(&cache, &out);
     cache.write(&out, b"OUTPUT");
-    let claim = Sha256::of(b"output");
+    let claim = Sha256::of(b"output").into();
     let found = cache
         .source
         .standing(&cache.dir(), &entry, Some(&claim), &Says(claim))
@@ -378,7 +390,7 @@ fn the_newer_usable_action_is_kept() {
     let (act, out) = ours.put("one", b"output", 50);
     let entry = completed(&ours, &act);
     let bytes = std::fs::read(ours.temp.path().join(act.as_path())).unwrap();
-    let content = Sha256::of(&bytes);
+    let content = ContentId::of(&bytes);
     assert_eq!(standing(&ours, &entry, &content), Standing::SameContent);
 
     let theirs = Cache::new();
@@ -496,13 +508,13 @@ fn a_cache_that_go_wrote_is_carried_whole() {
         let mut bytes = Vec::new();
         content.read_to_end(&mut bytes).unwrap();
         content.settle().unwrap();
-        let digest = Sha256::of(&bytes);
-        assert!(item.claim.is_none_or(|c| c == digest));
+        let claim = item.claim.unwrap_or_else(|| ContentId::of(&bytes));
+        assert!(claim.matches(&bytes));
         cache
             .source
             .kind()
-            .admit(&item.entry, Some(&digest))
+            .admit(&item.entry, Some(&claim))
             .unwrap();
-        assert_ne!(standing(&cache, &item.entry, &digest), Standing::Other);
+        assert_ne!(standing(&cache, &item.entry, &claim), Standing::Other);
     }
 }

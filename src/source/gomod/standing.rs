@@ -15,7 +15,7 @@ use super::{
     zip::{Directory, StoredZip},
 };
 use crate::{
-    digest::{Sha256, Sha256Hasher},
+    digest::{ContentHasher, ContentId},
     entry::Entry,
     fs::{Dir, Stat, missing_is_none},
     source::{Error, Known, Result, Standing, stable::open_parent},
@@ -25,7 +25,7 @@ pub(super) fn standing(
     sums: &Sums,
     root: &Dir,
     entry: &Entry,
-    content: Option<&Sha256>,
+    content: Option<&ContentId>,
     known: &dyn Known,
 ) -> Result<Standing> {
     let path = &entry.path;
@@ -44,7 +44,7 @@ pub(super) fn standing(
         return Ok(Standing::Other);
     }
     if let (Some(known), Some(want)) = (known.content(path, &stat), content)
-        && known.digest == *want
+        && known.content == *want
     {
         return Ok(Standing::Same);
     }
@@ -57,7 +57,7 @@ pub(super) fn standing(
             let Some(bytes) = read_small(&dir, path.name(), limit)? else {
                 return Ok(Standing::Other);
             };
-            if content.is_some_and(|c| *c == Sha256::of(&bytes)) {
+            if content.is_some_and(|c| c.matches(&bytes)) {
                 return Ok(Standing::SameAsRead(stat.mtime));
             }
             small_stays(sums, &dir, path.name(), &other, &bytes)?
@@ -79,7 +79,7 @@ fn zip_stands(
     name: &[u8],
     stat: &Stat,
     v: &ModVersion,
-    content: Option<&Sha256>,
+    content: Option<&ContentId>,
 ) -> Result<Standing> {
     let Some(h1) = read_ziphash(dir, name)? else {
         return Ok(Standing::Other);
@@ -104,18 +104,18 @@ fn zip_stands(
     })
 }
 
-/// The hash of a zip's contents, and the digest of its packed form, if that is a separate form.
+/// The hash of a zip's contents, and the identity of its packed form, if that is a separate form.
 fn packed(
     file: &Arc<File>,
     size: u64,
     v: &ModVersion,
-) -> std::result::Result<(H1, Option<Sha256>), String> {
+) -> std::result::Result<(H1, Option<ContentId>), String> {
     let directory = Directory::read(file, size, v)?;
     if directory.stored_len().is_none() {
         return Ok((directory.hash(file)?, None));
     }
     let mut zip = StoredZip::new(file.clone(), directory);
-    let mut hasher = Sha256Hasher::default();
+    let mut hasher = ContentHasher::blake3();
     let mut buffer = vec![0; 256 << 10];
     loop {
         match zip.read(&mut buffer).map_err(|e| e.to_string())? {

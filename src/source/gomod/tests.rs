@@ -1,4 +1,5 @@
 use super::*;
+use crate::digest::Sha256;
 use crate::source::{KnownContent, NothingKnown};
 use std::{io::Write as _, process::Command};
 
@@ -128,7 +129,7 @@ impl Cache {
 
     fn standing(&self, path: &str, of: &Cache) -> Standing {
         let entry = of.item(path).entry;
-        let content = Sha256::of(&of.pack(path).unwrap());
+        let content = ContentId::of(&of.pack(path).unwrap());
         self.source
             .standing(&self.dir(), &entry, Some(&content), &NothingKnown)
             .unwrap()
@@ -201,7 +202,7 @@ fn a_zip_that_the_index_knows_is_not_opened() {
     impl Known for Says {
         fn content(&self, path: &EntryPath, _: &fs::Stat) -> Option<KnownContent> {
             path.as_bytes().ends_with(b".zip").then_some(KnownContent {
-                digest: Sha256::of(b""),
+                content: ContentId::OF_NOTHING,
                 len: 12345,
             })
         }

@@ -97,7 +97,7 @@ fn picture(root: &Path) -> Vec<String> {
                 let mut bytes = Vec::new();
                 c.read_to_end(&mut bytes).unwrap();
                 c.settle().unwrap();
-                crate::digest::Sha256::of(&bytes)
+                crate::digest::ContentId::of(&bytes)
             });
             format!("{:?} {content:?}", item.entry)
         })

@@ -125,12 +125,10 @@ fn carry_over(from: &Path, to: &Path, options: &Options) {
             c.settle().unwrap();
         }
         assert_eq!(content.len() as u64, e.kind.content_len());
-        let digest = crate::digest::Sha256::of(&content);
+        let id = crate::digest::ContentId::of(&content);
         let standing = match &root {
             None => Standing::Absent,
-            Some(root) => target
-                .standing(root, e, Some(&digest), &NothingKnown)
-                .unwrap(),
+            Some(root) => target.standing(root, e, Some(&id), &NothingKnown).unwrap(),
         };
         match standing {
             Standing::SameContent => target
