@@ -7,6 +7,8 @@
 
 use std::io::Write;
 
+use zstd::zstd_safe::{CParameter, Strategy};
+
 use crate::{artifact::toc::MAX_FRAME_BYTES, digest::Digest};
 
 mod assemble;
@@ -28,8 +30,17 @@ pub const FRAME_TARGET_BYTES: usize = MAX_FRAME_BYTES as usize - SEGMENTED_BYTES
 pub const OWN_FRAME_BYTES: u64 = 1 << 20;
 /// Content of at least this many bytes is cut into segments.
 pub const SEGMENTED_BYTES: u64 = 256 << 10;
-/// Level 2 is a quarter faster and 3 % bigger; level 1 is bigger than `tar | zstd -3`.
+/// The default level, at which [`TUNED`] applies.
 pub const ZSTD_LEVEL: i32 = 3;
+/// What the default level changes in zstd's own level 3: the fast match finder, with a window as long as a frame and a table larger
+/// than at levels 1 and 2. Measured on Go build caches: a fifth faster and 0.6 % bigger than zstd's level 3, 2 % smaller than
+/// `tar | zstd -3`; level 2 is as fast and 5 % bigger.
+const TUNED: [CParameter; 4] = [
+    CParameter::Strategy(Strategy::ZSTD_fast),
+    CParameter::WindowLog(22),
+    CParameter::HashLog(17),
+    CParameter::MinMatch(6),
+];
 /// Magic number of the skippable zstd frames that cachectl writes (RFC 8878 §3.1.2 has sixteen).
 const SKIPPABLE: u32 = 0x184D_2A5C;
 

@@ -6,9 +6,11 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::Read,
+    ops::Range,
 };
 
 use parking_lot::{Condvar, Mutex};
+use zstd::zstd_safe::CParameter;
 
 use super::{
     buffers::Buffers,
@@ -25,6 +27,9 @@ pub(super) const STREAMED_BYTES: u64 = 16 << 20;
 const READ_AHEAD_BYTES: u64 = 48 << 20;
 const READ_AHEAD_ITEMS: usize = 4096;
 const STREAM_AHEAD_BYTES: u64 = 8 << 20;
+/// Files are handed over several at once, up to this many files or bytes: waking another thread costs more than reading a small file.
+const BATCH_ITEMS: usize = 64;
+const BATCH_BYTES: u64 = 1 << 20;
 /// Contents of this many bytes are read into buffers that are used again: a new one consists of pages that were never touched.
 const REUSED_BYTES: usize = 128 << 10;
 /// Most attempts to read a file that changes while it is read.
@@ -148,13 +153,14 @@ impl<'a> Pool<'a> {
                 drop(state);
                 self.squeeze(&mut compressor, seq, raw);
                 state = self.state.lock();
-            } else if let Some(slot) = self.claim(&mut state) {
+            } else if let Some(slots) = self.claim(&mut state) {
                 drop(state);
-                let read = self.read(slot, &mut compressor);
-                state = self.state.lock();
-                if let Some(read) = read {
-                    state.results.insert(slot, read);
+                let mut read = Vec::with_capacity(slots.len());
+                for slot in slots {
+                    read.extend(self.read(slot, &mut compressor).map(|out| (slot, out)));
                 }
+                state = self.state.lock();
+                state.results.extend(read);
                 self.ready.notify_one();
             } else {
                 self.work.wait(&mut state);
@@ -162,21 +168,30 @@ impl<'a> Pool<'a> {
         }
     }
 
-    fn claim(&self, state: &mut State) -> Option<usize> {
-        let slot = state.next_read;
-        let item = *self.reads.get(slot)?;
-        let len = self.items[item]
-            .entry
-            .kind
-            .content_len()
-            .min(STREAMED_BYTES);
-        let room = state.ahead_bytes == 0 || state.ahead_bytes + len <= READ_AHEAD_BYTES;
-        if !room || slot >= state.consumed + READ_AHEAD_ITEMS {
-            return None;
+    /// The next files to read: one that is streamed, or several that are not.
+    fn claim(&self, state: &mut State) -> Option<Range<usize>> {
+        let first = state.next_read;
+        let end = self.reads.len().min(first + BATCH_ITEMS);
+        let mut bytes = 0;
+        for slot in first..end {
+            let len = self.len(slot);
+            // A streamed file takes longer than the assembler can wait for those before it.
+            let fits = slot == first || bytes + len <= BATCH_BYTES;
+            let room = state.ahead_bytes == 0 || state.ahead_bytes + len <= READ_AHEAD_BYTES;
+            if !fits || !room || slot >= state.consumed + READ_AHEAD_ITEMS {
+                break;
+            }
+            state.next_read += 1;
+            state.ahead_bytes += len.min(STREAMED_BYTES);
+            bytes += len;
         }
-        state.next_read += 1;
-        state.ahead_bytes += len;
-        Some(slot)
+        let claimed = first..state.next_read;
+        (!claimed.is_empty()).then_some(claimed)
+    }
+
+    /// Bytes of a file.
+    fn len(&self, slot: usize) -> u64 {
+        self.items[self.reads[slot]].entry.kind.content_len()
     }
 
     /// An empty buffer for a frame.
@@ -375,23 +390,36 @@ impl<'a> Pool<'a> {
         }
     }
 
-    /// The result of the read that is next in order.
-    pub(super) fn next_read(
+    /// The results of the reads that are next in order: as many as there are, or as make a batch; a streamed file only alone.
+    pub(super) fn next_reads(
         &self,
         next: &mut u64,
         written: &mut dyn FnMut(&Squeezed),
-    ) -> Option<ReadOut> {
+    ) -> Option<VecDeque<ReadOut>> {
         self.wait(next, written, |state| {
-            let slot = state.consumed;
-            let read = state.results.remove(&slot)?;
-            if !matches!(read, ReadOut::Streamed) {
-                self.consumed(state, slot);
+            let mut reads = VecDeque::new();
+            let mut bytes = 0;
+            while reads.len() < BATCH_ITEMS && bytes < BATCH_BYTES {
+                let slot = state.consumed;
+                match state.results.get(&slot) {
+                    Some(ReadOut::Streamed) if reads.is_empty() => {
+                        // It is consumed with its last piece.
+                        reads.extend(state.results.remove(&slot));
+                        break;
+                    }
+                    Some(ReadOut::Whole { .. } | ReadOut::Failed(_)) => {
+                        reads.extend(state.results.remove(&slot));
+                        bytes += self.len(slot);
+                        self.consumed(state, slot);
+                    }
+                    Some(ReadOut::Streamed) | None => break,
+                }
             }
-            Some(read)
+            (!reads.is_empty()).then_some(reads)
         })
     }
 
-    /// The next piece of the file that [`Pool::next_read`] reported as streamed.
+    /// The next piece of the file that [`Pool::next_reads`] reported as streamed.
     pub(super) fn next_piece(
         &self,
         next: &mut u64,
@@ -414,8 +442,7 @@ impl<'a> Pool<'a> {
     }
 
     fn consumed(&self, state: &mut State, slot: usize) {
-        let len = self.items[self.reads[slot]].entry.kind.content_len();
-        state.ahead_bytes -= len.min(STREAMED_BYTES);
+        state.ahead_bytes -= self.len(slot).min(STREAMED_BYTES);
         state.consumed += 1;
     }
 
@@ -464,10 +491,17 @@ impl Squeezer {
     fn new(level: i32) -> Self {
         let mut compressor =
             zstd::bulk::Compressor::new(level).expect("a valid level and enough memory");
-        // It finds what memory may do to the decoded bytes; the stored ones are hashed.
-        compressor
-            .include_checksum(true)
-            .expect("a checksum is always possible");
+        // The checksum finds what memory may do to the decoded bytes; the stored ones are hashed.
+        let tuned: &[CParameter] = if level == super::ZSTD_LEVEL {
+            &super::TUNED
+        } else {
+            &[]
+        };
+        for parameter in [CParameter::ChecksumFlag(true)].iter().chain(tuned) {
+            compressor
+                .set_parameter(*parameter)
+                .expect("zstd has these parameters, within these limits");
+        }
         Self(compressor)
     }
 

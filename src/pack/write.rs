@@ -129,6 +129,7 @@ pub fn write<S: Sink>(
             pack_raw_bytes: PACK_RAW_BYTES.max(total / PACKS_AT_MOST),
             pack: Assembler::default(),
             out: Output::new(),
+            reads: VecDeque::new(),
             cut: VecDeque::new(),
             next_cut: 0,
             next_written: 0,
@@ -186,6 +187,8 @@ struct Run<'a, 'b, S: Sink> {
     pack_raw_bytes: u64,
     pack: Assembler,
     out: Output<S::Out>,
+    /// Files that are read but not yet packed.
+    reads: VecDeque<ReadOut>,
     /// Frames that are cut but not yet handed to the threads.
     cut: VecDeque<(u64, Vec<u8>)>,
     /// Number of the next frame to cut, and of the next one to write, over all packs.
@@ -223,27 +226,31 @@ impl<S: Sink> Run<'_, '_, S> {
                     .list(item.entry.clone(), *content, objects.clone());
                 Ok(Outcome::Packed(*content))
             }
-            ContentPlan::Read => {
-                let (pool, out) = (self.pool, &mut self.out);
-                let read = pool
-                    .next_read(&mut self.next_written, &mut |s| out.take(s))
-                    .ok_or(Error::Stopped)?;
-                match read {
-                    ReadOut::Failed(why) => Ok(Outcome::LeftOut(why)),
-                    ReadOut::Whole {
-                        data,
-                        content,
-                        objects,
-                    } => {
-                        self.whole(item, &data, &objects);
-                        self.pool.give_back_content(data);
-                        self.pack.list(item.entry.clone(), content, objects);
-                        Ok(Outcome::Packed(content))
-                    }
-                    ReadOut::Streamed => self.streamed(item),
+            ContentPlan::Read => match self.next_read()? {
+                ReadOut::Failed(why) => Ok(Outcome::LeftOut(why)),
+                ReadOut::Whole {
+                    data,
+                    content,
+                    objects,
+                } => {
+                    self.whole(item, &data, &objects);
+                    self.pool.give_back_content(data);
+                    self.pack.list(item.entry.clone(), content, objects);
+                    Ok(Outcome::Packed(content))
                 }
-            }
+                ReadOut::Streamed => self.streamed(item),
+            },
         }
+    }
+
+    fn next_read(&mut self) -> Result<ReadOut> {
+        let (pool, out) = (self.pool, &mut self.out);
+        if self.reads.is_empty() {
+            self.reads = pool
+                .next_reads(&mut self.next_written, &mut |s| out.take(s))
+                .ok_or(Error::Stopped)?;
+        }
+        self.reads.pop_front().ok_or(Error::Stopped)
     }
 
     fn whole(&mut self, item: &PackItem, data: &[u8], objects: &[ObjectId]) {
