@@ -95,7 +95,7 @@ async fn copy(from: &Context, to: &Context, name: Option<&str>) -> Result<Report
     to.progress.begin(Phase::Upload, None);
     let word = Word::new(name);
     if let Word::Digest(digest) = word {
-        report = by_digest(from, to, digest).await?;
+        report = Box::pin(by_digest(from, to, digest)).await?;
     } else {
         let found = names::find(from, &word).await?;
         report.found = !found.is_empty();

@@ -8,7 +8,7 @@ use super::{
     diff::{self, Diff},
     publish::{self, Limits, Publication},
     readable, rules,
-    upload::{self, Uploaded, Work},
+    upload::{self, Sending, Uploaded, Work},
 };
 use crate::{
     artifact::{
@@ -129,17 +129,17 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
     let generation = generation(&ground, stuck);
     let mut tree = export.compare(&mut ground, scanned).await?;
     export.must_hold_something(&ground, &tree)?;
-    upload::must_be_allowed(ctx, &tree.diff.new).await?;
     let mut fitted = export.fit(&ground, &mut tree).await?;
     let mut packed = export
         .pack(&ground, &mut tree, &mut fitted, generation)
         .await?;
     let made = export.put_together(&ground, &tree, &mut fitted, &mut packed)?;
-    let (head, changed) = export.publish(&ground, &made, packed.entries).await?;
+    let (head, changed) = export.publish(&ground, &made, &mut packed).await?;
     let (entries, bytes) = head.totals;
+    let (moved, _) = packed.sending.done();
     let moved = Moved {
-        bytes_saved: packed.moved.bytes_saved + kept_bytes(fitted.base.as_deref(), &made.mine),
-        ..packed.moved
+        bytes_saved: moved.bytes_saved + kept_bytes(fitted.base.as_deref(), &made.mine),
+        ..moved
     };
     let matched = Matched {
         digest: head.digest,
@@ -208,7 +208,7 @@ struct Fitted {
 #[derive(Default)]
 struct Packed {
     packs: Vec<Pack>,
-    moved: Moved,
+    sending: Sending,
     /// Contents of items.
     contents: Vec<(usize, ContentId)>,
     /// Number of packed entries.
@@ -378,9 +378,8 @@ impl<'a> Export<'a> {
         let paths: Vec<_> = new.map(|n| (n.item, n.pack.entry.path.clone())).collect();
         let (mut packed, mut outcomes) = (Packed::default(), Vec::new());
         if let Some(uploaded) = self.upload(ground, tree, fitted, generation).await? {
-            self.clock.add(Phase::Pack, uploaded.times.0);
-            self.clock.add(Phase::Upload, uploaded.times.1);
-            (packed.packs, packed.moved) = (uploaded.packs, uploaded.moved);
+            self.clock.add(Phase::Pack, uploaded.packed_in);
+            (packed.packs, packed.sending) = (uploaded.packs, uploaded.sending);
             outcomes = uploaded.outcomes;
         }
         self.clock.restart();
@@ -483,12 +482,12 @@ impl<'a> Export<'a> {
         Ok(Made { mine, own })
     }
 
-    /// Publishes it unless nothing changed; the second value is true if something did. `packed` entries are new.
+    /// Publishes it unless nothing changed; the second value is true if something did.
     async fn publish(
         &mut self,
         ground: &Ground,
         made: &Made,
-        packed: u64,
+        packed: &mut Packed,
     ) -> Result<(publish::Head, bool)> {
         let (mine, current) = (&made.mine, &ground.current);
         let changed = !ground.base_is_current
@@ -496,7 +495,7 @@ impl<'a> Export<'a> {
             || !current.sides.is_empty()
             || !current.ahead.is_empty()
             || if mine.merge {
-                packed > 0
+                packed.entries > 0
             } else {
                 differs(mine, current.head.as_ref().map(|h| &h.snapshot))
             };
@@ -511,17 +510,27 @@ impl<'a> Export<'a> {
             },
             _ => {
                 self.ctx.progress.begin(Phase::Publish, None);
-                let published = self.send(ground, made).await?;
+                let published = self.send(ground, made, &mut packed.sending).await?;
                 self.ctx.progress.end(Phase::Publish);
                 published
             }
         };
+        packed.sending.settle().await?;
+        let (_, sent_in) = packed.sending.done();
+        if sent_in > Duration::ZERO {
+            self.clock.add(Phase::Upload, sent_in);
+        }
         self.clock.lap(Phase::Publish);
         Ok((head, changed))
     }
 
     /// Publishes it under its name and, if the kind folds, under the name without a key.
-    async fn send(&self, ground: &Ground, made: &Made) -> Result<publish::Head> {
+    async fn send(
+        &self,
+        ground: &Ground,
+        made: &Made,
+        packs: &mut Sending,
+    ) -> Result<publish::Head> {
         let publication = Publication {
             mine: &made.mine,
             own: &made.own,
@@ -533,22 +542,23 @@ impl<'a> Export<'a> {
             created: created(self.options.created),
             copied: None,
         };
-        let published = publish::publish(self.ctx, &publication).await?;
-        if let Some(head) = &ground.head {
-            let mut mine = made.mine.clone();
-            mine.name = name_of(self.options, "");
-            if let Some(mark) = &ground.mark {
-                replace::takes_the_place_of(&mut mine, head, mark);
-            }
-            let publication = Publication {
-                mine: &mine,
-                base: head,
-                built_on_base: false,
-                ..publication
-            };
-            publish::publish(self.ctx, &publication).await?;
+        let Some(head) = &ground.head else {
+            let all = publish::publish_all(self.ctx, &[publication], packs).await?;
+            return Ok(all[0]);
+        };
+        let mut mine = made.mine.clone();
+        mine.name = name_of(self.options, "");
+        if let Some(mark) = &ground.mark {
+            replace::takes_the_place_of(&mut mine, head, mark);
         }
-        Ok(published)
+        let of_head = Publication {
+            mine: &mine,
+            base: head,
+            built_on_base: false,
+            ..publication
+        };
+        let all = publish::publish_all(self.ctx, &[publication, of_head], packs).await?;
+        Ok(all[0])
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a name stands for now: its head and the side tags that the head does not contain yet, folded.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Instant};
 
 use super::{
     Context, LeftOut, Result, dated,
@@ -9,14 +9,14 @@ use super::{
 };
 use crate::{
     artifact::{
-        Tag,
+        Manifest, Tag,
         fold::{self, Rules, contained::keep_listed, dated::is_ahead},
         name::{self, SnapshotName},
         snapshot::Snapshot,
     },
     digest::Digest,
     entry::Time,
-    store::Version,
+    store::{self, Known, Resolved, Version},
 };
 
 mod contained;
@@ -58,6 +58,8 @@ pub struct FoldedSide {
 pub struct Current {
     /// The head, as far as it could be read.
     pub head: Option<Loaded>,
+    /// The head's manifest, even if what it names cannot be read.
+    pub manifest: Option<Manifest>,
     /// Version of the head's tag, for a conditional write; set even where the head cannot be read.
     pub version: Option<Version>,
     /// All side tags that are listed, contained or not.
@@ -76,6 +78,8 @@ pub struct Current {
     pub ahead: Vec<LeftOut>,
     /// The store's clock at the time of reading.
     pub now: Time,
+    /// When the store was asked, by this node's monotonic clock.
+    pub asked: Instant,
     /// When the head was published, if recorded.
     published: Option<Time>,
     rules: Rules,
@@ -88,9 +92,10 @@ pub struct Current {
 }
 
 impl Current {
-    fn new(name: &SnapshotName, now: Time) -> Self {
+    fn new(name: &SnapshotName, asked: Instant, now: Time) -> Self {
         Self {
             head: None,
+            manifest: None,
             version: None,
             side_tags: Vec::new(),
             gone: HashSet::new(),
@@ -100,6 +105,7 @@ impl Current {
             broken: Vec::new(),
             ahead: Vec::new(),
             now,
+            asked,
             published: None,
             rules: rules::of_name(&name.kind),
             united: None,
@@ -116,6 +122,13 @@ impl Current {
             self.remember_untaken(&mut snapshot);
             Some(snapshot)
         })
+    }
+
+    /// The head, for those who read the name again.
+    pub fn known_head(&self) -> Option<KnownHead> {
+        let loaded = self.head.clone()?;
+        let manifest = self.manifest.clone()?;
+        Some(KnownHead { manifest, loaded })
     }
 
     /// Days since 1970 by the store's clock.
@@ -225,6 +238,26 @@ pub fn fold_side(
     out
 }
 
+/// What a reader of a name has already, so that it need not be requested.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AtHand<'a> {
+    /// The side tag that this writer has just written.
+    pub own: Option<&'a Side>,
+    /// Snapshots that may be the head: the one read before, the one written last.
+    pub heads: &'a [KnownHead],
+    /// Digest of the snapshot that is probably the head, since this node imported or exported it.
+    pub guess: Option<Digest>,
+}
+
+/// A head that was read, or written.
+#[derive(Debug, Clone)]
+pub struct KnownHead {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Its content.
+    pub loaded: Loaded,
+}
+
 /// Reads what `name` stands for now. Packs in `damaged` count as lost.
 ///
 /// # Errors
@@ -234,25 +267,60 @@ pub async fn read(
     name: &SnapshotName,
     damaged: &HashSet<Digest>,
 ) -> Result<Current> {
-    read_beside(ctx, name, damaged, None).await
+    read_with(ctx, name, damaged, AtHand::default()).await
 }
 
-/// The same for a writer that has just written a side tag: its own tag is not read back.
-pub(super) async fn read_beside(
+/// The same for a reader that has some of it.
+pub(super) async fn read_with(
     ctx: &Context,
     name: &SnapshotName,
     damaged: &HashSet<Digest>,
-    own: Option<&Side>,
+    at_hand: AtHand<'_>,
 ) -> Result<Current> {
-    let store = &ctx.store;
+    let answers = ask(ctx, name, at_hand).await;
+    read_answers(ctx, name, damaged, at_hand, answers).await
+}
+
+/// What the store says of a name: its head's manifest, and the listing of its side tags.
+pub(super) struct Answers {
+    asked: Instant,
+    head: store::Result<Option<Resolved>>,
+    listed: store::Result<Vec<Tag>>,
+}
+
+/// Asks for what a name points at, without reading it yet: several names can be asked for at once, while their contents are read one by
+/// one, within one budget of memory.
+pub(super) async fn ask(ctx: &Context, name: &SnapshotName, at_hand: AtHand<'_>) -> Answers {
+    let (store, asked) = (&ctx.store, Instant::now());
+    let (tag, side_prefix) = (name.tag(), name.side_prefix());
+    let heads = at_hand.heads.iter();
+    let manifests: Vec<Manifest> = heads.map(|h| h.manifest.clone()).collect();
+    let known = Known {
+        manifests: &manifests,
+        guess: at_hand.guess,
+    };
+    let (head, listed) = tokio::join!(store.resolve_known(&tag, known), store.tags(&side_prefix));
+    Answers {
+        asked,
+        head,
+        listed,
+    }
+}
+
+/// As [`read_with`], after [`ask`].
+pub(super) async fn read_answers(
+    ctx: &Context,
+    name: &SnapshotName,
+    damaged: &HashSet<Digest>,
+    at_hand: AtHand<'_>,
+    answers: Answers,
+) -> Result<Current> {
     let tag = name.tag();
-    let (as_reference, side_prefix) = (tag.clone().into(), name.side_prefix());
-    let (head, listed) = tokio::join!(store.resolve(&as_reference), store.tags(&side_prefix));
     // A writer treats a damaged tag as absent: the next publication replaces it.
-    let head = told(head)?;
-    let listed = listed?;
+    let head = told(answers.head)?;
+    let listed = answers.listed?;
     // After the first answers, which carry the store's clock.
-    let mut current = Current::new(name, store.clock().await?);
+    let mut current = Current::new(name, answers.asked, ctx.store.clock().await?);
     current.side_tags = listed
         .into_iter()
         .filter(|t| name::head_of(t).as_ref() == Some(&tag))
@@ -261,7 +329,14 @@ pub(super) async fn read_beside(
     match head {
         Ok(Some(resolved)) => {
             current.version.clone_from(&resolved.version);
-            match load(ctx, &resolved.manifest, damaged).await? {
+            current.manifest = Some(resolved.manifest.clone());
+            let digest = resolved.manifest.digest;
+            let known = at_hand.heads.iter().find(|h| h.manifest.digest == digest);
+            let loaded = match known {
+                Some(known) => Ok(known.loaded.clone()),
+                None => load(ctx, &resolved.manifest, damaged).await?,
+            };
+            match loaded {
                 Ok(loaded) if loaded.snapshot.name != *name => {
                     let why = format!("holds `{}`, another name", loaded.snapshot.name.name);
                     note(&mut current.broken, what(), why);
@@ -281,7 +356,7 @@ pub(super) async fn read_beside(
         Ok(None) => {}
         Err(why) => note(&mut current.broken, what(), why),
     }
-    sides::fold_all(ctx, name, damaged, own, &mut current).await?;
+    sides::fold_all(ctx, name, damaged, at_hand.own, &mut current).await?;
     Ok(current)
 }
 

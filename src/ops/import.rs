@@ -132,6 +132,7 @@ async fn import(ctx: &Context, options: &Options, leave: &Leave) -> Result<Repor
         why: Vec::new(),
         damaged: false,
         print: options.source.fingerprint(),
+        guess: (*index).as_ref().and_then(NodeIndex::snapshot),
     };
     let found = search.find().await?;
     ctx.progress.end(Phase::Resolve);

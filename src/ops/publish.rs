@@ -4,28 +4,29 @@
 //! the write retried. Everywhere else the snapshot is first published under a side tag; from then on it cannot be lost, and folding it into
 //! the head only spares readers work; any writer may finish it.
 
-use std::{
-    collections::HashSet,
-    time::{Duration, Instant},
-};
+use std::{collections::HashSet, time::Duration};
+
+use futures_util::future::{join_all, try_join_all};
 
 use super::{
     Context, Error, Result,
-    head::{self, Contained, Current, FoldedSide, Side, fold_side},
+    head::{self, AtHand, Contained, Current, FoldedSide, KnownHead, Side, fold_side},
     load::Loaded,
     readable,
+    upload::Sending,
 };
 use crate::{
     artifact::{
-        Tag,
+        Manifest, Tag,
         fold::{self, Rules, contained, dated::is_ahead, replaced::is_replaced},
-        name,
+        name::{self, SnapshotName},
         snapshot::{EMPTY_CONTENT, Sealed, Snapshot, empty_layer},
     },
     digest::Digest,
     entry::Time,
     memory::Reservation,
     store::{self, Body, Expect, Meet, Published},
+    task,
 };
 
 /// Most rounds of folding before it is left to other writers.
@@ -61,6 +62,7 @@ impl Limits {
 }
 
 /// A snapshot to publish, with its context.
+#[derive(Clone, Copy)]
 pub struct Publication<'a> {
     /// This writer's snapshot: everything for Go kinds and plain folders, only this node's tree with `--merge`.
     pub mine: &'a Snapshot,
@@ -124,9 +126,35 @@ pub struct Head {
 /// Nothing is published then, or (side tags) all of it but not yet folded. [`Error::Replaced`]: the name was replaced after this writer
 /// read its base; no reader gets this writer's content.
 pub async fn publish(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
+    let stored = &mut Sending::default();
     match ctx.store.facts().meet {
         Meet::CompareAndSwap => swap(ctx, p).await,
-        Meet::SideTags => by_side_tag(ctx, p).await,
+        Meet::SideTags => {
+            let heads = by_side_tags(ctx, std::slice::from_ref(p), stored).await?;
+            Ok(heads[0])
+        }
+    }
+}
+
+/// Publishes under several names, as [`publish`], as soon as `packs` are stored.
+///
+/// # Errors
+/// As [`publish`], of the first publication that fails.
+pub async fn publish_all(
+    ctx: &Context,
+    all: &[Publication<'_>],
+    packs: &mut Sending,
+) -> Result<Vec<Head>> {
+    match ctx.store.facts().meet {
+        Meet::CompareAndSwap => {
+            packs.settle().await?;
+            let mut heads = Vec::new();
+            for p in all {
+                heads.push(swap(ctx, p).await?);
+            }
+            Ok(heads)
+        }
+        Meet::SideTags => by_side_tags(ctx, all, packs).await,
     }
 }
 
@@ -181,33 +209,126 @@ async fn swap(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
     Err(store::Error::unavailable("publish", why).into())
 }
 
-async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
-    let name = &p.mine.name;
-    let store = &ctx.store;
-    let now = store.clock().await?;
-    let own = name.side_tag(now, fastrand::u64(..));
+/// A publication with its documents. Their blobs are stored, the manifests not yet.
+struct Prepared<'a> {
+    p: &'a Publication<'a>,
+    /// The side tag that is to be written.
+    side: Side,
+    manifest: Manifest,
+    /// The head that contains it, if nobody else writes the name meanwhile.
+    draft: Option<KnownHead>,
+}
+
+/// Each step waits for the one before, which its promise needs: blobs; manifests; side tags, from which on the export is durable; heads;
+/// reading the heads back. Whatever a step needs is sent at once.
+async fn by_side_tags(
+    ctx: &Context,
+    all: &[Publication<'_>],
+    packs: &mut Sending,
+) -> Result<Vec<Head>> {
+    let now = ctx.store.clock().await?;
+    let prepared = try_join_all(all.iter().map(|p| prepare(ctx, p, now)));
+    let (packs, prepared) = tokio::join!(packs.settle(), prepared);
+    packs?;
+    let prepared = prepared?;
+    try_join_all(prepared.iter().map(|p| ctx.store.stage(&p.manifest))).await?;
+    let heads = join_all(prepared.into_iter().map(|p| by_side_tag(ctx, p))).await;
+    heads.into_iter().collect()
+}
+
+/// Makes the documents of a publication, and stores the blobs that they name besides packs.
+async fn prepare<'a>(ctx: &Context, p: &'a Publication<'a>, now: Time) -> Result<Prepared<'a>> {
     let mut mine = p.mine(now);
     let sealed = seal(&mut mine, p.created, &p.base.listed(), now)?;
-    put_config(ctx, &sealed).await?;
-    store
-        .publish(&sealed.manifest, Some(&own), &Expect::Anything)
-        .await?;
-    tracing::debug!(tag = %own, digest = %sealed.manifest.digest, "Side tag published");
-    // The export is durable; if a later step fails, the next writer completes it, and readers fold it themselves.
-    let own = Side {
-        tag: own,
-        loaded: Loaded {
-            digest: sealed.manifest.digest,
-            snapshot: Snapshot {
-                created: Some(p.created),
-                ..mine
-            },
-            lost: Vec::new(),
-            barred: None,
-            memory: Reservation::default(),
-        },
+    let side = Side {
+        tag: p.mine.name.side_tag(now, fastrand::u64(..)),
+        loaded: as_loaded(&sealed.manifest, mine, p.created),
     };
-    let head = match fold_into_head(ctx, p, &own).await {
+    let draft = async {
+        let (head, draft) = draft(p, &side, now).await?;
+        match put_config(ctx, &draft).await {
+            Ok(()) => Some(KnownHead {
+                loaded: as_loaded(&draft.manifest, head, p.created),
+                manifest: draft.manifest,
+            }),
+            Err(e) => {
+                tracing::debug!(error = %e, "Head not prepared; it is made once the side tag is published");
+                None
+            }
+        }
+    };
+    let (put, draft) = tokio::join!(put_config(ctx, &sealed), draft);
+    put?;
+    Ok(Prepared {
+        p,
+        side,
+        manifest: sealed.manifest,
+        draft,
+    })
+}
+
+/// A sealed snapshot, as it will be read.
+fn as_loaded(manifest: &Manifest, snapshot: Snapshot, created: Time) -> Loaded {
+    Loaded {
+        digest: manifest.digest,
+        snapshot: Snapshot {
+            created: Some(created),
+            ..snapshot
+        },
+        lost: Vec::new(),
+        barred: None,
+        memory: Reservation::default(),
+    }
+}
+
+/// The head that contains `side`, made from what the name stood for when this export began. `None` if that is too long ago, or if the
+/// head cannot be made: the first round of folding then reports why.
+async fn draft(p: &Publication<'_>, side: &Side, now: Time) -> Option<(Snapshot, Sealed)> {
+    if !is_recent(p.base) {
+        return None;
+    }
+    let (base, mine, tag) = (
+        p.base.clone(),
+        side.loaded.snapshot.clone(),
+        side.tag.clone(),
+    );
+    let rules = p.rules;
+    let next = task::blocking(move || fold_side(base.folded().as_ref(), &mine, &tag, now, rules));
+    let mut next = next.await;
+    let sealed = seal_head(p, p.base, side, &mut next, now).ok()?;
+    Some((next, sealed))
+}
+
+/// Returns true if a head made from `current` may still be written.
+fn is_recent(current: &Current) -> bool {
+    current.asked.elapsed() <= ROUND_TIME
+}
+
+async fn by_side_tag(ctx: &Context, prepared: Prepared<'_>) -> Result<Head> {
+    let Prepared {
+        p,
+        side,
+        manifest,
+        draft,
+    } = prepared;
+    let published = ctx
+        .store
+        .publish(&manifest, Some(&side.tag), &Expect::Anything);
+    // Not with the side tag's own manifest: what is sent at once should find open connections.
+    let staged = async {
+        match &draft {
+            Some(draft) => ctx.store.stage(&draft.manifest).await,
+            None => Ok(()),
+        }
+    };
+    let (published, staged) = tokio::join!(published, staged);
+    published?;
+    if let Err(e) = staged {
+        tracing::debug!(error = %e, "Head not stored ahead; it is stored with its tag");
+    }
+    tracing::debug!(tag = %side.tag, digest = %manifest.digest, "Side tag published");
+    // The export is durable; if a later step fails, the next writer completes it, and readers fold it themselves.
+    let head = match fold_into_head(ctx, p, &side, draft).await {
         Err(
             e @ (Error::Replaced { .. } | Error::TooManyEntries { .. } | Error::Unreadable { .. }),
         ) => return Err(e),
@@ -218,18 +339,40 @@ async fn by_side_tag(ctx: &Context, p: &Publication<'_>) -> Result<Head> {
         Ok(head) => head,
     };
     Ok(head.unwrap_or_else(|| Head {
-        digest: sealed.manifest.digest,
+        digest: manifest.digest,
         totals: p.mine.totals(),
     }))
 }
 
-/// Folds until the head contains `own` and all listed side tags; returns that head.
-async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Result<Option<Head>> {
+/// Folds until the head contains `side` and all listed side tags; returns that head.
+///
+/// The first head is the draft: it was made from what the name stood for at most a minute ago, as in each round. If somebody wrote
+/// meanwhile, a store that compares and swaps refuses it; on any other it may take the place of a head that contains more. Nothing is
+/// lost by that: what it lacks was published within this minute, and side tags stay for a day. Whoever reads folds them, and this writer
+/// finds them when it reads the head back.
+async fn fold_into_head(
+    ctx: &Context,
+    p: &Publication<'_>,
+    side: &Side,
+    draft: Option<KnownHead>,
+) -> Result<Option<Head>> {
     let (name, own, mine) = (&p.mine.name, &side.tag, &side.loaded.snapshot);
     let mut seen: HashSet<Tag> = HashSet::from([own.clone()]);
+    let mut heads: Vec<KnownHead> = p.base.known_head().into_iter().collect();
+    if let Some(draft) = draft.filter(|_| is_recent(p.base)) {
+        match put_head(ctx, name, &draft.manifest, p.base).await? {
+            Published::Done => heads.push(draft),
+            Published::Conflict => pause(0).await,
+        }
+    }
     for round in 0..ROUNDS {
-        let started = Instant::now();
-        let current = head::read_beside(ctx, name, p.damaged, Some(side)).await?;
+        let at_hand = AtHand {
+            own: Some(side),
+            heads: &heads,
+            guess: None,
+        };
+        // Also after the last write: without compare-and-swap only the head itself, and the listing, show what was lost.
+        let current = head::read_with(ctx, name, p.damaged, at_hand).await?;
         seen.extend(current.side_tags.iter().cloned());
         if let Some(why) = current.why_unfit(own) {
             return Err(Error::Unreadable { why });
@@ -254,37 +397,69 @@ async fn fold_into_head(ctx: &Context, p: &Publication<'_>, side: &Side) -> Resu
         // A tag that was listed before and is in no head now: someone removed it, or a stale head came back.
         seen.retain(|t| t == own || current.side_tags.contains(t));
         let Some(mut next) = next else { continue };
-        current.remember_untaken(&mut next);
-        if replaces(p, &current, side) {
-            next.packs.clone_from(&p.mine.packs);
-            next.fingerprint.clone_from(&p.mine.fingerprint);
-        }
-        p.limits.apply(&mut next, current.today(), p.rules);
-        fold::drop_covered(&mut next, p.own);
-        next.published = p.head_published(&next, current.now);
-        let mut listed = current.listed();
-        listed.insert(own.as_str());
-        let sealed = seal(&mut next, p.created, &listed, current.now)?;
+        let sealed = seal_head(p, &current, side, &mut next, current.now)?;
         put_config(ctx, &sealed).await?;
-        if started.elapsed() > ROUND_TIME {
+        if !is_recent(&current) {
             continue;
         }
-        let expect = current.version.map_or(Expect::Absent, Expect::Version);
-        let published = ctx
-            .store
-            .publish(&sealed.manifest, Some(&name.tag()), &expect)
-            .await?;
+        let published = put_head(ctx, name, &sealed.manifest, &current).await?;
         if published == Published::Conflict || round > 0 {
-            // Without a random pause, writers that collided once would collide again.
-            let pause = fastrand::u64(0..50 << round.min(5));
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            pause(round).await;
         }
+        heads.truncate(1);
+        heads.push(KnownHead {
+            loaded: as_loaded(&sealed.manifest, next, p.created),
+            manifest: sealed.manifest,
+        });
     }
     tracing::info!(
         name = name.name,
         "Side tag left for the next writer to fold"
     );
     Ok(None)
+}
+
+/// Writes a head made from `current`.
+async fn put_head(
+    ctx: &Context,
+    name: &SnapshotName,
+    manifest: &Manifest,
+    current: &Current,
+) -> Result<Published> {
+    let version = current.version.clone();
+    let expect = version.map_or(Expect::Absent, Expect::Version);
+    let published = ctx
+        .store
+        .publish(manifest, Some(&name.tag()), &expect)
+        .await?;
+    Ok(published)
+}
+
+/// Without a random pause, writers that collided once would collide again.
+async fn pause(round: u32) {
+    let pause = fastrand::u64(0..50 << round.min(5));
+    tokio::time::sleep(Duration::from_millis(pause)).await;
+}
+
+/// The documents of the head `next`, folded from `current` and `side`.
+fn seal_head(
+    p: &Publication<'_>,
+    current: &Current,
+    side: &Side,
+    next: &mut Snapshot,
+    now: Time,
+) -> Result<Sealed> {
+    current.remember_untaken(next);
+    if replaces(p, current, side) {
+        next.packs.clone_from(&p.mine.packs);
+        next.fingerprint.clone_from(&p.mine.fingerprint);
+    }
+    p.limits.apply(next, now.day(), p.rules);
+    fold::drop_covered(next, p.own);
+    next.published = p.head_published(next, now);
+    let mut listed = current.listed();
+    listed.insert(side.tag.as_str());
+    seal(next, p.created, &listed, now)
 }
 
 /// Returns true if nobody wrote since `mine` was derived from `base`: then `mine` replaces it, as with compare-and-swap. A union would
@@ -312,11 +487,15 @@ fn seal(next: &mut Snapshot, created: Time, listed: &HashSet<&str>, now: Time) -
 /// Stores the blobs that the manifest names besides packs.
 async fn put_config(ctx: &Context, sealed: &Sealed) -> Result<()> {
     let body = Body::Bytes(sealed.config_bytes.clone().into());
-    ctx.store.put(&sealed.config, &body).await?;
-    if sealed.is_empty {
-        let body = Body::Bytes(EMPTY_CONTENT.into());
-        ctx.store.put(&empty_layer(), &body).await?;
-    }
+    let config = ctx.store.put(&sealed.config, &body);
+    let layer = async {
+        if sealed.is_empty {
+            let body = Body::Bytes(EMPTY_CONTENT.into());
+            ctx.store.put(&empty_layer(), &body).await?;
+        }
+        Ok(())
+    };
+    tokio::try_join!(config, layer)?;
     Ok(())
 }
 
@@ -337,21 +516,30 @@ async fn remove_old(ctx: &Context, current: &Current, contained: &Contained<'_>)
     old.retain(|t| {
         name::side_time(t).is_some_and(|at| at.secs + SIDE_TAG_SECS < now.secs || is_ahead(at, now))
     });
-    let mut was_gone = false;
-    for _ in 0..REMOVED_AT_ONCE {
-        let Some(tag) = old.pop() else { return };
-        match untag.untag(tag).await {
-            Ok(true) => {}
-            // On a registry that does not delete tags the earlier ones were untagged too, except some left by concurrent exports.
-            Ok(false) if !was_gone => {
-                was_gone = true;
-                fastrand::shuffle(&mut old);
+    // The first one alone: it shows whether the store has removed them before.
+    let (mut was_gone, mut at_once) = (false, 1);
+    let mut left = REMOVED_AT_ONCE;
+    while left > 0 && !old.is_empty() {
+        let batch = old.split_off(old.len() - at_once.min(left).min(old.len()));
+        left -= batch.len();
+        let removed = batch.iter().rev().map(|tag| untag.untag(tag));
+        for (tag, removed) in batch.iter().rev().zip(join_all(removed).await) {
+            match removed {
+                Ok(true) => {}
+                // On a registry that does not delete tags the earlier ones were untagged too, except some left by concurrent exports.
+                Ok(false) if !was_gone => {
+                    was_gone = true;
+                    fastrand::shuffle(&mut old);
+                }
+                Ok(false) => return,
+                Err(e) => {
+                    tracing::debug!(%tag, error = %e, "Old side tag not removed");
+                    return;
+                }
             }
-            Ok(false) => return,
-            Err(e) => {
-                tracing::debug!(%tag, error = %e, "Old side tag not removed");
-                return;
-            }
+        }
+        if !was_gone {
+            at_once = ctx.concurrency.max(1);
         }
     }
 }

@@ -36,6 +36,7 @@ mod modules;
 mod pruning;
 mod replacing;
 mod repositories;
+mod rounds;
 mod sides;
 mod tagged;
 mod times;

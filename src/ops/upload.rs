@@ -2,16 +2,18 @@
 
 use std::{
     fs::File,
-    io::Read,
+    io::{Read, Write},
     path::PathBuf,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 
 use super::{
-    Context, Moved, Result,
+    Context, Result,
     diff::{From, New},
 };
 use crate::{
@@ -28,29 +30,28 @@ use crate::{
     },
     progress::{Phase, Progress},
     source::Source,
-    store::{self, Body, Put, Spool, SpoolWriter},
-    task,
+    store::{Spool, SpoolWriter},
+    task::{self, Stop},
 };
+
+mod sending;
+
+pub use sending::Sending;
 
 /// Finished packs that wait for the one being sent. With that one and the one being written, at most two are spooled whole.
 const PACKS_WAITING: usize = 1;
 
-/// From this many bytes of new content on, the export first asks whether they may be stored: fewer are packed faster than the answer
-/// arrives.
+/// From this many bytes of new content on, the export asks whether they may be stored: fewer are packed faster than the answer arrives.
 const ASK_FROM: u64 = 8 << 20;
 
-/// Finds out before packing whether `new` may not be stored.
-///
-/// # Errors
-/// The store's refusal.
-pub async fn must_be_allowed(ctx: &Context, new: &[New]) -> Result<()> {
-    let bytes: u64 = new.iter().map(|n| n.pack.entry.kind.content_len()).sum();
+/// Asks whether `new` may be stored. Runs while it is packed, since it is hardly ever refused; a refusal ends the packing.
+async fn must_be_allowed(ctx: &Context, new: u64) -> Result<()> {
     if let Some(check) = ctx
         .store
         .facts()
         .push_check
         .as_ref()
-        .filter(|_| bytes >= ASK_FROM)
+        .filter(|_| new >= ASK_FROM)
     {
         check.check_push().await?;
     }
@@ -72,14 +73,14 @@ pub struct Work {
 
 /// The result.
 pub struct Uploaded {
-    /// The packs, stored, all entries live.
+    /// The packs, all entries live. The last one may still be on its way: see [`Sending`].
     pub packs: Vec<Pack>,
     /// One outcome for each of [`Work::new`].
     pub outcomes: Vec<Outcome>,
-    /// What was sent.
-    pub moved: Moved,
-    /// Time spent packing, and sending.
-    pub times: (Duration, Duration),
+    /// Time spent packing.
+    pub packed_in: Duration,
+    /// What was sent so far, and the pack being sent.
+    pub sending: Sending,
 }
 
 /// Packs without storing anything: returns what the packs would be, under placeholder digests.
@@ -92,13 +93,8 @@ pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>,
         let mut sink = Weighed(Vec::new());
         let outcomes = pack_all(&work, &mut sink, &watch)?;
         let pack = |(i, written): (usize, Written)| {
-            let at = written.toc_at;
-            let place = TocPlace {
-                digest: at.digest,
-                offset: at.offset,
-                size: at.size,
-            };
-            let digest = Digest::sha256_of(format!("{i} {}", at.digest).as_bytes());
+            let place = place_of(&written);
+            let digest = Digest::sha256_of(format!("{i} {}", place.digest).as_bytes());
             let layer = Layer::new(digest, written.size, place);
             Pack::all_live(layer, Arc::new(written.toc), day)
         };
@@ -106,6 +102,16 @@ pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>,
         Ok((packs, outcomes))
     })
     .await
+}
+
+/// Where a pack has its table of contents.
+fn place_of(written: &Written) -> TocPlace {
+    let at = written.toc_at;
+    TocPlace {
+        digest: at.digest,
+        offset: at.offset,
+        size: at.size,
+    }
 }
 
 /// Discards packs, and records their metadata.
@@ -159,42 +165,87 @@ impl Content for Fetched {
 struct SpoolSink {
     dir: PathBuf,
     out: mpsc::Sender<(Spool, Written)>,
+    stop: Stop,
+}
+
+/// A pack being written.
+struct Spooling {
+    file: SpoolWriter,
+    stop: Stop,
+}
+
+impl Write for Spooling {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.stop.is_set() {
+            return Err(std::io::Error::other("the export has ended"));
+        }
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
 }
 
 impl Sink for SpoolSink {
-    type Out = SpoolWriter;
+    type Out = Spooling;
 
-    fn begin(&mut self) -> std::io::Result<SpoolWriter> {
-        SpoolWriter::create(&self.dir).map_err(std::io::Error::other)
+    fn begin(&mut self) -> std::io::Result<Spooling> {
+        let file = SpoolWriter::create(&self.dir).map_err(std::io::Error::other)?;
+        let stop = self.stop.clone();
+        Ok(Spooling { file, stop })
     }
 
-    fn end(&mut self, out: SpoolWriter, written: Written) -> std::io::Result<()> {
-        let sent = self.out.blocking_send((out.finish(), written));
+    fn end(&mut self, out: Spooling, written: Written) -> std::io::Result<()> {
+        let sent = self.out.blocking_send((out.file.finish(), written));
         sent.map_err(|_| std::io::Error::other("uploading packs has ended"))
     }
 }
 
-/// Packs and stores; every pack is durable in the store when this returns.
+/// Packs and stores. When this returns, every pack but the last one is durable in the store.
 ///
 /// # Errors
 /// When a pack cannot be written or stored; packs stored before stay, unreachable until a later export uses them.
 pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
+    let new = work.new.iter();
+    let new = new.map(|n| n.pack.entry.kind.content_len()).sum();
+    let (uploaded, ()) =
+        tokio::try_join!(pack_and_send(ctx, work, day), must_be_allowed(ctx, new),)?;
+    Ok(uploaded)
+}
+
+async fn pack_and_send(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let dir = ctx.spool_dir();
-    let (out, arrived) = mpsc::channel(PACKS_WAITING);
+    let (out, mut arrived) = mpsc::channel(PACKS_WAITING);
     let watch = ctx.progress.clone();
     let started = Instant::now();
-    let packing = task::blocking(move || {
-        let outcomes = pack_all(&work, &mut SpoolSink { dir, out }, &watch);
+    let packing = task::stoppable(move |stop| {
+        let stop = stop.clone();
+        let outcomes = pack_all(&work, &mut SpoolSink { dir, out, stop }, &watch);
         (outcomes, started.elapsed())
     });
-    let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
-    // If sending failed, packing failed because nobody took its packs: report the cause.
-    let (packs, moved, sent_in) = sent?;
+    let mut packing = pin!(packing.fuse());
+    let (mut packs, mut sending, mut packed) = (Vec::new(), Sending::default(), None);
+    // If sending failed, packing fails because nobody takes its packs: report the cause.
+    loop {
+        // Once everything is packed, the last pack is sent while the documents that name it are made and sent.
+        if packed.is_some() && arrived.is_empty() {
+            break;
+        }
+        tokio::select! {
+            done = &mut packing, if packed.is_none() => packed = Some(done),
+            sent = sending.settle(), if sending.is_busy() => sent?,
+            Some((spool, written)) = arrived.recv(), if !sending.is_busy() => {
+                packs.push(sending.begin(ctx, spool, written, day));
+            }
+        }
+    }
+    let (outcomes, packed_in) = packed.expect("the loop ends once everything is packed");
     Ok(Uploaded {
         packs,
         outcomes: outcomes?,
-        moved,
-        times: (packed_in, sent_in),
+        packed_in,
+        sending,
     })
 }
 
@@ -210,40 +261,4 @@ fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<
     let outcomes = pack::write::write(&items, &contents, &kept, &work.options, sink, &**watch);
     watch.end(Phase::Pack);
     Ok(outcomes?)
-}
-
-async fn send_all(
-    ctx: &Context,
-    mut arrived: mpsc::Receiver<(Spool, Written)>,
-    day: u32,
-) -> store::Result<(Vec<Pack>, Moved, Duration)> {
-    let (mut packs, mut moved, mut busy) = (Vec::new(), Moved::default(), Duration::ZERO);
-    while let Some((spool, written)) = arrived.recv().await {
-        let started = Instant::now();
-        let at = written.toc_at;
-        let place = TocPlace {
-            digest: at.digest,
-            offset: at.offset,
-            size: at.size,
-        };
-        let layer = Layer::new(spool.digest(), spool.size(), place);
-        let size = spool.size();
-        ctx.progress.begin(Phase::Upload, Some(size));
-        match ctx
-            .store
-            .put(&layer.descriptor, &Body::Spool(Arc::new(spool)))
-            .await?
-        {
-            Put::Stored => {
-                moved.blobs_moved += 1;
-                moved.bytes_moved += size;
-            }
-            Put::Existed => moved.bytes_saved += size,
-        }
-        ctx.progress.advance(Phase::Upload, size);
-        ctx.progress.end(Phase::Upload);
-        packs.push(Pack::all_live(layer, Arc::new(written.toc), day));
-        busy += started.elapsed();
-    }
-    Ok((packs, moved, busy))
 }

@@ -20,7 +20,7 @@ use std::{
 
 use super::{Known, KnownContent, SourceKind};
 use crate::{
-    digest::{ContentId, Sha256},
+    digest::{ContentId, Digest, Sha256},
     entry::{EntryPath, Time},
     fs::{self, Dir, Stat},
 };
@@ -238,6 +238,12 @@ impl NodeIndex {
     pub fn imported_at(&self) -> Option<Time> {
         let (secs, nanos) = self.notes.imported.as_ref()?.at;
         Some(Time { secs, nanos })
+    }
+
+    /// Digest of the snapshot that the tree equalled, or was imported from: the name of the tree probably still points at it.
+    pub fn snapshot(&self) -> Option<Digest> {
+        let imported = self.notes.imported.as_ref().map(|i| &i.snapshot);
+        self.notes.matched.as_ref().or(imported)?.parse().ok()
     }
 
     /// Saves the index for the next run. If that fails, the next run has no index.

@@ -133,6 +133,15 @@ impl From<Resolved> for Pointer {
     }
 }
 
+/// What a caller knows of the manifest that a tag may point at, so that it need not be read after the tag.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// Manifests that the caller has.
+    pub manifests: &'a [Manifest],
+    /// The digest that the tag probably points at: a store may read that manifest together with the tag.
+    pub guess: Option<Digest>,
+}
+
 /// Condition for writing a tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expect {
@@ -159,11 +168,25 @@ pub trait TagStore: Send + Sync {
     /// Reads a manifest by tag or digest.
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>>;
 
+    /// As [`TagStore::resolve`] of a tag. A store that reads tag and manifest one after the other saves the second read if `known`
+    /// has the manifest; that need not be in the store any more.
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        let _ = known;
+        self.resolve(&tag.clone().into()).await
+    }
+
     /// What a tag points at, without reading the manifest if the store can answer without it: then that may be missing or
     /// damaged.
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
         let found = self.resolve(&tag.clone().into()).await?;
         Ok(found.map(Pointer::from))
+    }
+
+    /// Stores a manifest ahead of its [`TagStore::publish`] under a tag, if that then takes fewer requests one after the other; otherwise
+    /// does nothing. The blobs it names must be stored before.
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        let _ = manifest;
+        Ok(())
     }
 
     /// Stores a manifest and, with a tag, makes the tag point at it. The blobs it names must be stored before.

@@ -12,8 +12,8 @@ use cachectl::artifact::{Descriptor, Manifest, Reference, Tag};
 use cachectl::digest::Digest;
 use cachectl::entry::Time;
 use cachectl::store::{
-    BlobStore as _, Body, ByteStream, Error, ErrorKind, Expect, Published, PushCheck as _, Put,
-    Records as _, RepoStore, Result, Sweep as _, TagStore as _, Untag as _, Version, net, s3,
+    BlobStore as _, Body, ByteStream, Error, ErrorKind, Expect, Known, Published, PushCheck as _,
+    Put, Records as _, RepoStore, Result, Sweep as _, TagStore as _, Untag as _, Version, net, s3,
     wrap::{Retrying, retrying::Policy},
 };
 use futures_util::TryStreamExt as _;
@@ -82,7 +82,7 @@ fn manifest(n: u32) -> Manifest {
 #[tokio::test]
 async fn throttled_request_says_how_long_to_wait() {
     let server =
-        FakeS3::start(|r, n, _| (r.op() == "HeadObject" && n == 0).then(|| slow_down(r))).await;
+        FakeS3::start(|r, n, _| (r.op() == "PutObject" && n == 0).then(|| slow_down(r))).await;
     let store = server.open(STALL, "").await;
     let (desc, body, key) = blob(10);
     let e = store.put(&desc, &body).await.unwrap_err();
@@ -211,7 +211,10 @@ async fn put_that_a_rival_won_is_success_and_one_that_a_damaged_blob_won_is_not(
                 .unwrap()
                 .insert(r.key.clone(), Bytes::from_static(b"x"));
         }
-        None
+        let mut answer = fake::truth(bucket, r);
+        let date = "Thu, 01 Jan 2026 00:00:01 GMT".parse().unwrap();
+        answer.headers_mut().insert("date", date);
+        Some(answer)
     })
     .await;
     let store = server.open(STALL, "").await;
@@ -220,6 +223,53 @@ async fn put_that_a_rival_won_is_success_and_one_that_a_damaged_blob_won_is_not(
     let (desc, body, key) = blob(200);
     assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
     assert_eq!(server.object(&key), Some(bytes(200)));
+}
+
+#[tokio::test]
+async fn small_new_blob_is_one_request() {
+    let server = FakeS3::honest().await;
+    let store = server.open(STALL, "").await;
+    let (desc, body, key) = blob(1 << 20);
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Stored);
+    assert_eq!(server.ops(), ["PutObject"]);
+    assert_eq!(server.object(&key), Some(bytes(1 << 20)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn large_blob_is_asked_about_while_it_is_sent() {
+    let both = std::sync::Barrier::new(2);
+    let server = FakeS3::start(move |r, n, _| {
+        if matches!(r.op(), "HeadObject" | "PutObject") && n == 0 {
+            both.wait();
+        }
+        None
+    })
+    .await;
+    let store = server.open(STALL, "").await;
+    let (desc, body, key) = blob(2 << 20);
+    store.put(&desc, &body).await.unwrap();
+    assert!(server.object(&key) == Some(bytes(2 << 20)), "other bytes");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn large_blob_that_exists_is_not_waited_for() {
+    let (returned, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let server = FakeS3::start(move |r, _, bucket| {
+        if r.op() == "PutObject" {
+            let _ = wait.lock().unwrap().recv();
+        }
+        let mut answer = fake::truth(bucket, r);
+        let date = "Thu, 01 Jan 2026 11:59:00 GMT".parse().unwrap();
+        answer.headers_mut().insert("date", date);
+        Some(answer)
+    })
+    .await;
+    let store = server.open(STALL, "").await;
+    let (desc, body, key) = blob(2 << 20);
+    server.set(&key, bytes(2 << 20));
+    assert_eq!(store.put(&desc, &body).await.unwrap(), Put::Existed);
+    drop(returned);
 }
 
 #[tokio::test]
@@ -240,8 +290,8 @@ async fn damaged_blob_of_another_size_is_written_over() {
 #[tokio::test]
 async fn found_blob_is_taken_while_it_is_young_and_else_written_again() {
     for (now, put, writes) in [
-        ("Thu, 01 Jan 2026 11:59:00 GMT", Put::Existed, 0),
-        ("Thu, 01 Jan 2026 12:01:00 GMT", Put::Stored, 1),
+        ("Thu, 01 Jan 2026 11:59:00 GMT", Put::Existed, 1),
+        ("Thu, 01 Jan 2026 12:01:00 GMT", Put::Stored, 2),
     ] {
         let server = FakeS3::start(move |seen, _, bucket| {
             let mut answer = fake::truth(bucket, seen);

@@ -13,7 +13,7 @@ use crate::{
     digest::{Digest, Sha256},
     ops::{
         damage, dated,
-        head::{self, Current},
+        head::{self, AtHand, Current},
         load, load_index,
     },
     source::{
@@ -50,12 +50,27 @@ pub(super) async fn ground(
 ) -> Result<Ground> {
     let index = load_index(ctx, &options.source).await;
     let damaged = damage::known(ctx).await;
-    let current = head::read(ctx, name, &damaged).await?;
+    let at_hand = AtHand {
+        guess: index.as_ref().and_then(NodeIndex::snapshot),
+        ..AtHand::default()
+    };
+    let of_head = name_of(options, "");
     let folds_into_head = !name.key.is_empty() && options.source.kind().is_go();
-    let head = if folds_into_head {
-        Some(head::read(ctx, &name_of(options, ""), &damaged).await?)
-    } else {
-        None
+    let asked_head = async {
+        if folds_into_head {
+            Some(head::ask(ctx, &of_head, AtHand::default()).await)
+        } else {
+            None
+        }
+    };
+    let (asked, asked_head) = tokio::join!(head::ask(ctx, name, at_hand), asked_head);
+    let current = head::read_answers(ctx, name, &damaged, at_hand, asked).await?;
+    let head = match asked_head {
+        Some(asked) => {
+            let none = AtHand::default();
+            Some(head::read_answers(ctx, &of_head, &damaged, none, asked).await?)
+        }
+        None => None,
     };
     let (of_head, folded, read) = task::blocking(move || {
         let of_head = head.as_ref().and_then(Current::folded);

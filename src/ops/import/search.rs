@@ -14,7 +14,11 @@ use crate::{
     },
     digest::Digest,
     entry::Time,
-    ops::{Context, Error, LeftOut, Result, dated, head, load, rules},
+    ops::{
+        Context, Error, LeftOut, Result, dated,
+        head::{self, AtHand},
+        load, rules,
+    },
     source::Fingerprint,
     store::{PublishedAt, Resolved},
     task,
@@ -69,6 +73,8 @@ pub(super) struct Search<'a> {
     /// Whether some are lost or damaged.
     pub(super) damaged: bool,
     pub(super) print: Fingerprint,
+    /// The snapshot that is probably found.
+    pub(super) guess: Option<Digest>,
 }
 
 impl Search<'_> {
@@ -116,7 +122,12 @@ impl Search<'_> {
 
     async fn by_key(&mut self, scope: &str, key: &str, hit: Hit) -> Result<Option<Candidate>> {
         let name = self.name(scope, key);
-        let current = head::read(self.ctx, &name, &HashSet::new()).await?;
+        let at_hand = AtHand {
+            // If the first name does not point at it, another one hardly does.
+            guess: self.guess.take(),
+            ..AtHand::default()
+        };
+        let current = head::read_with(self.ctx, &name, &HashSet::new(), at_hand).await?;
         let rules = rules::of(self.options.source.kind());
         let lost = current.lost();
         let digest = current.digest();

@@ -11,8 +11,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, Expect, Pointer, Published, Put, Repository, Resolved,
-        Result, TagStore,
+        BlobStore, Body, ByteStream, Error, Expect, Known, Pointer, Published, Put, Repository,
+        Resolved, Result, TagStore,
     },
 };
 
@@ -60,6 +60,14 @@ impl TagStore for View {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         // By digest, only manifests with a record here: some stores find the manifests of all repositories by digest.
         self.repository.manifest(reference).await
+    }
+
+    async fn resolve_known(&self, tag: &Tag, _: Known<'_>) -> Result<Option<Resolved>> {
+        self.resolve(&tag.clone().into()).await
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        Err(refused("publish", manifest.digest))
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

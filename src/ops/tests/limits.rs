@@ -218,7 +218,7 @@ impl crate::store::PushCheck for Refuses {
 }
 
 #[tokio::test]
-async fn what_may_not_be_stored_is_not_packed() {
+async fn what_may_not_be_stored_is_not_sent() {
     let world = World::new(crate::store::Meet::SideTags);
     let mut ctx = world.node("a");
     ctx.store = ctx.store.with_push_check(Arc::new(Refuses));
@@ -229,8 +229,8 @@ async fn what_may_not_be_stored_is_not_packed() {
         .await
         .unwrap_err();
     assert!(refused.to_string().contains("cannot put"), "{refused}");
-    assert!(!ctx.temp_dir.exists(), "nothing was packed");
-    // Little content is packed without asking first.
+    assert!(world.memory.packs().is_empty(), "something was stored");
+    // Little content is sent without asking.
     std::fs::write(tree.join("big"), noise(1 << 10, 1)).unwrap();
     export::run(&ctx, &exporting(&dir(&tree))).await.unwrap();
 }

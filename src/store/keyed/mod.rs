@@ -14,8 +14,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 mod records;
+mod staged;
 mod sweep;
 mod tags;
+
+use staged::Staged;
 
 use super::{
     BlobStore, Body, ByteStream, Put, StoredBlob, Version,
@@ -145,11 +148,18 @@ pub trait SweptBlobs: Objects {
 pub struct Keyed<O> {
     pub(super) objects: O,
     pub(super) repo: Repo,
+    /// Belongs to the repository.
+    staged: Staged,
 }
 
 impl<O: Objects> Keyed<O> {
     pub(super) fn new(objects: O, repo: Repo) -> Self {
-        Self { objects, repo }
+        let staged = Staged::default();
+        Self {
+            objects,
+            repo,
+            staged,
+        }
     }
 
     /// The same store, with the tags of another repository.

@@ -8,7 +8,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        Expect, Pointer, Published, Resolved, TagStore, Untag, check_manifest,
+        Expect, Known, Pointer, Published, Resolved, TagStore, Untag, check_manifest,
         error::{Error, ErrorKind, Result},
         keys, record,
     },
@@ -25,6 +25,22 @@ impl<O: SweptBlobs> TagStore for Keyed<O> {
         resolved.map_err(|e| e.at(self.objects.url(), reference))
     }
 
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        let resolved = self.resolve_known_tag(tag, known).await;
+        resolved.map_err(|e| e.at(self.objects.url(), tag))
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        let staged = async {
+            check_manifest(manifest)?;
+            self.store_manifest(manifest).await
+        };
+        let staged = staged.await;
+        staged.map_err(|e| e.at(self.objects.url(), manifest.digest))?;
+        self.staged.add(manifest.digest);
+        Ok(())
+    }
+
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {
         let found = self.pointer_of(tag).await;
         found.map_err(|e| e.at(self.objects.url(), tag))
@@ -38,7 +54,9 @@ impl<O: SweptBlobs> TagStore for Keyed<O> {
     ) -> Result<Published> {
         let done = async {
             check_manifest(manifest)?;
-            self.store_manifest(manifest).await?;
+            if !self.staged.take(&manifest.digest) {
+                self.store_manifest(manifest).await?;
+            }
             match tag {
                 Some(tag) => self.point(tag, manifest, expect).await,
                 None => Ok(Published::Done),
@@ -101,6 +119,36 @@ impl<O: SweptBlobs> Keyed<O> {
         match self.read_tag("resolve", tag).await? {
             Some(object) => self.resolve_object("resolve", &object).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// The guessed manifest is read together with the tag: both take one round trip.
+    async fn resolve_known_tag(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        const OP: &str = "resolve";
+        let at_hand = |digest: &Digest| known.manifests.iter().find(|m| m.digest == *digest);
+        let guess = known.guess.filter(|digest| at_hand(digest).is_none());
+        let guessed = async {
+            // A wrong guess is of no interest; a right one that cannot be read is read again below.
+            self.read_manifest(OP, &guess?, Some(String::new()))
+                .await
+                .ok()?
+        };
+        let (object, guessed) = tokio::join!(self.read_tag(OP, tag), guessed);
+        let Some(object) = object? else {
+            return Ok(None);
+        };
+        let at = pointer(OP, &object)?;
+        let found = at_hand(&at.digest).or(guessed.as_ref());
+        match found.filter(|found| found.digest == at.digest) {
+            Some(found) => Ok(Some(Resolved {
+                manifest: Manifest {
+                    media_type: at.media_type,
+                    ..found.clone()
+                },
+                version: object.version,
+                modified: at.modified,
+            })),
+            None => self.resolve_object(OP, &object).await.map(Some),
         }
     }
 

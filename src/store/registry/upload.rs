@@ -51,23 +51,15 @@ fn way(shared: &Shared) -> Way {
 /// Stores `body` under `desc.digest`.
 pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Put> {
     check_body("put", desc, body).await?;
-    if blobs::is_there(shared, desc).await? {
+    // An upload is begun without waiting for the answer, since most blobs are new; if this one is not, it is cancelled by dropping it.
+    let (is_there, begun) = tokio::join!(blobs::is_there(shared, desc), begin(shared, desc, body));
+    if is_there? {
         return Ok(Put::Existed);
     }
-    let mut session = None;
-    if desc.size <= TINY_BYTES && !shared.no_single_post.load(Ordering::Relaxed) {
-        match single_post(shared, desc, body).await? {
-            Started::There => return Ok(Put::Stored),
-            Started::Session(s) => session = Some(s),
-            Started::Nothing => {}
-        }
-    } else if desc.size > TINY_BYTES {
-        match mount(shared, &desc.digest).await? {
-            Started::There => return Ok(Put::Existed),
-            Started::Session(s) => session = Some(s),
-            Started::Nothing => {}
-        }
-    }
+    let mut session = match begun? {
+        Begun::Done(put) => return Ok(put),
+        Begun::Session(session) => Some(session),
+    };
     let mut way = way(shared);
     let mut starts = 0;
     loop {
@@ -117,14 +109,34 @@ pub(super) async fn put(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) ->
     }
 }
 
-enum Started {
-    There,
+enum Begun {
+    /// The registry has the blob now.
+    Done(Put),
     Session(Session),
-    Nothing,
+}
+
+/// The first request of an upload: with the blob itself if it is tiny, or for a blob of another repository.
+async fn begin(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Begun> {
+    let begun = if desc.size > TINY_BYTES {
+        mount(shared, &desc.digest).await?
+    } else if shared.no_single_post.load(Ordering::Relaxed) {
+        None
+    } else {
+        single_post(shared, desc, body).await?
+    };
+    if let Some(begun) = begun {
+        return Ok(begun);
+    }
+    let is_careful = shared.careful_bytes.load(Ordering::Relaxed) > 0;
+    Ok(Begun::Session(Session::open(shared, is_careful).await?))
 }
 
 /// One POST with everything; a registry that does not support that offers a session instead (spec, "Single POST").
-async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Result<Started> {
+async fn single_post(
+    shared: &Arc<Shared>,
+    desc: &Descriptor,
+    body: &Body,
+) -> Result<Option<Begun>> {
     let mut url = shared.url("blobs/uploads/");
     url.query_pairs_mut()
         .append_pair("digest", &desc.digest.to_string());
@@ -134,11 +146,11 @@ async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Re
     match answer.status {
         StatusCode::CREATED => {
             answer.check_digest("put", &desc.digest)?;
-            Ok(Started::There)
+            Ok(Some(Begun::Done(Put::Stored)))
         }
         StatusCode::ACCEPTED => {
             shared.no_single_post.store(true, Ordering::Relaxed);
-            Ok(Started::Session(Session::of(shared, &answer)?))
+            Ok(Some(Begun::Session(Session::of(shared, &answer)?)))
         }
         _ => {
             let refusal = answer.refusal("put").await;
@@ -152,14 +164,14 @@ async fn single_post(shared: &Arc<Shared>, desc: &Descriptor, body: &Body) -> Re
             }
             debug!(error = %refusal.error, "The registry does not support uploads in one POST");
             shared.no_single_post.store(true, Ordering::Relaxed);
-            Ok(Started::Nothing)
+            Ok(None)
         }
     }
 }
 
 /// Lets the registry take the blob from another of its repositories. Quay fails without `from`, so it is always sent.
-async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
-    let mut started = Started::Nothing;
+async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Option<Begun>> {
+    let mut begun = None;
     for from in shared
         .mount_from
         .iter()
@@ -177,18 +189,18 @@ async fn mount(shared: &Arc<Shared>, digest: &Digest) -> Result<Started> {
         {
             Ok(answer) if answer.status == StatusCode::CREATED => {
                 answer.check_digest("mount", digest)?;
-                return Ok(Started::There);
+                return Ok(Some(Begun::Done(Put::Existed)));
             }
             // Any earlier session is dropped, and thereby cancelled.
             Ok(answer) if answer.status == StatusCode::ACCEPTED => {
-                started = Started::Session(Session::of(shared, &answer)?);
+                begun = Some(Begun::Session(Session::of(shared, &answer)?));
             }
             Ok(answer) => debug!(from, status = answer.status.as_u16(), "Blob not mounted"),
             Err(e) if e.is_temporary() => return Err(e),
             Err(error) => debug!(from, %error, "Blob not mounted"),
         }
     }
-    Ok(started)
+    Ok(begun)
 }
 
 async fn send(session: Session, way: Way, desc: &Descriptor, body: &Body) -> Result<Outcome> {

@@ -8,6 +8,7 @@ use aws_sdk_s3::{
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
+use futures_util::future::{self, Either};
 
 use super::{
     Wire,
@@ -34,6 +35,8 @@ use crate::{
 };
 
 const OP: &str = "put";
+/// Blobs of up to this many bytes are not asked about: sending one in vain costs no more than the question.
+const UNASKED_BYTES: u64 = 1 << 20;
 
 pub(super) fn if_none_match(condition: &Condition) -> Option<String> {
     (*condition == Condition::Absent).then(|| "*".to_owned())
@@ -56,19 +59,59 @@ impl Wire {
             .is_some_and(|(m, now)| now.secs - m.secs < FOUND_SECS)
     }
 
+    /// Returns true if a blob may be left as it was found. With another size it is damaged, and is overwritten; an old one is written
+    /// again, or a sweep may remove it.
+    fn may_stay(&self, head: &Head, desc: &Descriptor) -> bool {
+        head.size == desc.size && self.is_young(head)
+    }
+
     /// See [`crate::store::BlobStore::put`].
     pub(super) async fn put_blob(self: &Arc<Self>, desc: &Descriptor, body: &Body) -> Result<Put> {
         check_body(OP, desc, body).await?;
         let key = keys::blob(&desc.digest);
-        // With another size it is damaged, and is overwritten; an old one is written again, or a sweep may remove it.
+        if self.uses_conditions() && desc.size <= self.config.part_bytes() {
+            return self.put_unasked(&key, desc, body).await;
+        }
         let condition = match self.head(OP, &key).await? {
-            Some(head) if head.size == desc.size && self.is_young(&head) => {
-                return Ok(Put::Existed);
-            }
+            Some(head) if self.may_stay(&head, desc) => return Ok(Put::Existed),
             Some(_) => Condition::None,
             None => Condition::Absent,
         };
         self.write_blob(&key, desc, body, condition).await
+    }
+
+    /// Sends a blob without waiting for the answer whether the store has it, since most are new: the store refuses to write it twice.
+    /// While a large one is sent, it is asked about, and no longer sent if it exists.
+    async fn put_unasked(&self, key: &str, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let found = {
+            let asked = async {
+                if desc.size <= UNASKED_BYTES {
+                    std::future::pending::<()>().await;
+                }
+                self.head(OP, key).await
+            };
+            let sent = self.send_whole(key, desc, body, Condition::Absent);
+            match future::select(Box::pin(asked), Box::pin(sent)).await {
+                Either::Left((Ok(None), sent)) => match sent.await {
+                    Err(e) if e.kind == ErrorKind::Conflict => None,
+                    sent => return sent.map(|()| Put::Stored),
+                },
+                // Dropping the request ends it.
+                Either::Left((found, _)) => found?,
+                Either::Right((Err(e), _)) if e.kind == ErrorKind::Conflict => None,
+                Either::Right((sent, _)) => return sent.map(|()| Put::Stored),
+            }
+        };
+        let found = match found {
+            // Somebody else was faster with the same bytes.
+            None => self.head(OP, key).await?,
+            found => found,
+        };
+        if found.is_some_and(|head| self.may_stay(&head, desc)) {
+            return Ok(Put::Existed);
+        }
+        self.send_whole(key, desc, body, Condition::None).await?;
+        Ok(Put::Stored)
     }
 
     /// See [`crate::store::Sweep::replace`].
@@ -105,6 +148,35 @@ impl Wire {
         body: &Body,
         condition: Condition,
     ) -> Result<Put> {
+        match self.send_whole(key, desc, body, condition.clone()).await {
+            Ok(()) => Ok(Put::Stored),
+            // Somebody else was faster with the same bytes, or wrote damaged ones after our check.
+            Err(e) if e.kind == ErrorKind::Conflict && condition != Condition::None => {
+                if self
+                    .head(OP, key)
+                    .await?
+                    .is_some_and(|h| h.size == desc.size)
+                {
+                    return Ok(Put::Existed);
+                }
+                self.send_whole(key, desc, body, Condition::None).await?;
+                Ok(Put::Stored)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Sends a blob in one request.
+    ///
+    /// # Errors
+    /// `Conflict` if the store reports that `condition` does not hold.
+    async fn send_whole(
+        &self,
+        key: &str,
+        desc: &Descriptor,
+        body: &Body,
+        condition: Condition,
+    ) -> Result<()> {
         let sha256 = match desc.digest {
             Digest::Sha256(d) if self.sends_sha256 => Some(BASE64_STANDARD.encode(d.0)),
             _ => None,
@@ -119,22 +191,7 @@ impl Wire {
                 .body(bytes);
             (request, sent)
         };
-        match self.put_request(OP, condition.clone(), send).await {
-            Ok(()) => Ok(Put::Stored),
-            // Somebody else was faster with the same bytes, or wrote damaged ones after our check.
-            Err(e) if e.kind == ErrorKind::Conflict && condition != Condition::None => {
-                if self
-                    .head(OP, key)
-                    .await?
-                    .is_some_and(|h| h.size == desc.size)
-                {
-                    return Ok(Put::Existed);
-                }
-                self.put_request(OP, Condition::None, send).await?;
-                Ok(Put::Stored)
-            }
-            Err(e) => Err(e),
-        }
+        self.put_request(OP, condition, send).await
     }
 
     /// Writes a small document.

@@ -22,6 +22,7 @@ use crate::{
 
 mod merged;
 pub mod repositories;
+mod rounds;
 
 /// A store to test, with its properties.
 pub struct Subject {
@@ -60,6 +61,8 @@ pub async fn run_all(fresh: impl AsyncFn() -> Subject) {
     missing_names_are_none(&fresh().await).await;
     manifest_with_a_wrong_digest_is_refused(&fresh().await).await;
     tag_moves(&fresh().await).await;
+    rounds::what_a_reader_knows_changes_no_answer(&fresh().await).await;
+    rounds::staged_manifest_is_published_whole(&fresh().await).await;
     tags_are_listed_by_prefix(&fresh().await).await;
     clock_is_near_ours(&fresh().await).await;
     let subject = fresh().await;

@@ -14,8 +14,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
-        Resolved, Result, TagStore,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Known, Pointer, Published, Put,
+        RepoStore, Resolved, Result, TagStore,
     },
 };
 
@@ -217,6 +217,21 @@ impl TagStore for Faulty {
             r.manifest.bytes = self.flip(r.manifest.bytes);
             r
         }))
+    }
+
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        self.before("resolve").await?;
+        let found = self.inner.resolve_known(tag, known).await?;
+        Ok(found.map(|mut r| {
+            r.manifest.bytes = self.flip(r.manifest.bytes);
+            r
+        }))
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        self.before("publish").await?;
+        let done = self.inner.stage(manifest).await;
+        self.after("publish", done)
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

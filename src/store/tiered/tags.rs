@@ -11,7 +11,7 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, Repository, Resolved,
+        BlobStore, Body, ByteStream, Expect, Known, Pointer, Published, Put, Repository, Resolved,
         TagStore, Untag, Version, check_manifest,
         error::{Error, ErrorKind, Result},
         keys::{self, Repo},
@@ -233,6 +233,16 @@ impl TagStore for TieredRepo {
             Reference::Tag(tag) => self.resolve_tag(tag).await,
             Reference::Digest(digest) => self.resolve_digest(digest).await,
         }
+    }
+
+    /// What the caller knows saves nothing here: the front answers what it has, and keeps what the remote answers.
+    async fn resolve_known(&self, tag: &Tag, _: Known<'_>) -> Result<Option<Resolved>> {
+        self.resolve_tag(tag).await
+    }
+
+    /// Does nothing: a manifest is sent, or queued, with its tag.
+    async fn stage(&self, _: &Manifest) -> Result<()> {
+        Ok(())
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

@@ -20,8 +20,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Expect, Pointer, Published, Put, RepoStore, Resolved, Result,
-        TagStore,
+        BlobStore, Body, ByteStream, Expect, Known, Pointer, Published, Put, RepoStore, Resolved,
+        Result, TagStore,
     },
 };
 
@@ -167,6 +167,28 @@ impl TagStore for Guarded {
             self.guard.counters.manifest_came(&found.manifest);
         }
         Ok(found)
+    }
+
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        let work = self.inner.resolve_known(tag, known);
+        let found = self.run(Op::Resolve, tag, 0, Option::is_none, work).await?;
+        if let Some(found) = &found {
+            self.guard.counters.manifest_came(&found.manifest);
+        }
+        Ok(found)
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        // Its publication is counted.
+        let staged = async {
+            if self.guard.read_only {
+                return Err(denied("publish"));
+            }
+            let _place = self.guard.limiter.place().await;
+            self.inner.stage(manifest).await
+        };
+        let staged = staged.await;
+        staged.map_err(|e| e.at(&self.guard.name, manifest.digest))
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

@@ -10,8 +10,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, Expect, Pointer, Published, Put, RepoStore, Resolved,
-        Result, Sweep, TagStore, marked::MarkedBlobs,
+        BlobStore, Body, ByteStream, Error, Expect, Known, Pointer, Published, Put, RepoStore,
+        Resolved, Result, Sweep, TagStore, marked::MarkedBlobs,
     },
     task,
 };
@@ -95,6 +95,15 @@ impl BlobStore for Renewing {
 impl TagStore for Renewing {
     async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
         self.inner.resolve(reference).await
+    }
+
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        self.inner.resolve_known(tag, known).await
+    }
+
+    /// Does nothing: a prune must not remove it before it is published.
+    async fn stage(&self, _: &Manifest) -> Result<()> {
+        Ok(())
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

@@ -26,8 +26,8 @@ use crate::{
     digest::Digest,
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, Records,
-        RepoStore, Resolved, Result, StoredBlob, Sweep, TagStore, Untag,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Known, Pointer, Published, Put,
+        Records, RepoStore, Resolved, Result, StoredBlob, Sweep, TagStore, Untag,
         keys::Repo,
         net::{self, Watch},
         records::Listed,
@@ -368,6 +368,16 @@ impl TagStore for Retrying<dyn RepoStore> {
             .ask("resolve", || self.inner.resolve(reference))
             .await?
             .0)
+    }
+
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        let asked = self.ask("resolve", || self.inner.resolve_known(tag, known));
+        Ok(asked.await?.0)
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        self.ask("publish", || self.inner.stage(manifest)).await?;
+        Ok(())
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

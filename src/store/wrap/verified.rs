@@ -19,8 +19,8 @@ use crate::{
     digest::{Digest, Hasher},
     entry::Time,
     store::{
-        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Pointer, Published, Put, RepoStore,
-        Resolved, Result, TagStore, check_body, check_manifest,
+        BlobStore, Body, ByteStream, Error, ErrorKind, Expect, Known, Pointer, Published, Put,
+        RepoStore, Resolved, Result, TagStore, check_body, check_manifest,
     },
 };
 
@@ -208,6 +208,21 @@ impl TagStore for Verified {
             check_resolved(reference, &found)?;
         }
         found
+    }
+
+    async fn resolve_known(&self, tag: &Tag, known: Known<'_>) -> Result<Option<Resolved>> {
+        let found = self.inner.resolve_known(tag, known).await;
+        let reference = tag.clone().into();
+        match check_resolved(&reference, &found) {
+            Ok(()) => found,
+            // Reads it again, and reports what is damaged.
+            Err(_) => self.resolve(&reference).await,
+        }
+    }
+
+    async fn stage(&self, manifest: &Manifest) -> Result<()> {
+        check_manifest(manifest)?;
+        self.inner.stage(manifest).await
     }
 
     async fn pointer(&self, tag: &Tag) -> Result<Option<Pointer>> {

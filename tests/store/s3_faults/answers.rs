@@ -5,8 +5,7 @@ use super::*;
 #[tokio::test]
 async fn cut_body_is_unavailable_after_the_bytes_that_came() {
     let server = FakeS3::start(|r, n, bucket| {
-        // The first asks whether there is a bucket.
-        if r.op() != "GetObject" || n != 1 {
+        if r.op() != "GetObject" || n != 0 {
             return None;
         }
         let object = bucket.objects.lock().unwrap().get(&r.key).cloned()?;
@@ -54,10 +53,9 @@ async fn cut_body_is_resumed_where_it_broke_under_retrying() {
     let server = FakeS3::start(|r, n, bucket| {
         let object = bucket.objects.lock().unwrap().get(&r.key).cloned()?;
         match (r.op(), n) {
-            // The first asks whether there is a bucket.
-            ("GetObject", 1) => Some(fake::cut(&[], object.len(), object.slice(..40_000), false)),
-            ("GetObject", 2) => Some(slow_down(r)),
-            ("GetObject", 3) => {
+            ("GetObject", 0) => Some(fake::cut(&[], object.len(), object.slice(..40_000), false)),
+            ("GetObject", 1) => Some(slow_down(r)),
+            ("GetObject", 2) => {
                 let range = [("content-range", "bytes 40000-99999/100000")];
                 Some(fake::cut(
                     &range,
@@ -83,7 +81,7 @@ async fn cut_body_is_resumed_where_it_broke_under_retrying() {
         .map(|r| r.header("range"))
         .collect();
     let rest = Some("bytes=40000-99999");
-    assert_eq!(ranges, [None, None, rest, rest, Some("bytes=50000-99999")]);
+    assert_eq!(ranges, [None, rest, rest, Some("bytes=50000-99999")]);
 }
 
 #[tokio::test]
@@ -230,6 +228,8 @@ async fn a_page_that_answers_404_to_everything_is_no_empty_bucket() {
         // It is known, and has said lately what is not there.
         store.put(&desc, &body).await.unwrap();
         assert!(store.resolve(&tag("t").into()).await.unwrap().is_none());
+        let unknown = blob(10).0.digest;
+        assert_eq!(store.stat(&unknown).await.unwrap(), None);
         on.store(true, Ordering::Relaxed);
 
         let foreign = |what: &str, e: Error| {
@@ -446,29 +446,32 @@ async fn silent_store_is_found_out_in_time() {
 
 #[tokio::test]
 async fn upload_that_nobody_takes_is_found_out_in_time() {
-    // Answers the HEAD, then reads no byte of the body.
+    // Says that nothing is there, and reads no byte of the body.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let _serving = cachectl::task::spawn("half a server", async move {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let (mut first, _) = listener.accept().await.unwrap();
-        let mut buf = [0; 4096];
-        let _ = first.read(&mut buf).await.unwrap();
-        let none = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        first.write_all(none).await.unwrap();
-        drop(first);
-        let (mut second, _) = listener.accept().await.unwrap();
-        let _ = second.read(&mut buf).await.unwrap();
-        // It is an S3 store that says so.
-        let said = "<Error><Code>NoSuchKey</Code></Error>";
-        let length = said.len();
-        let said = format!(
-            "HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}"
-        );
-        second.write_all(said.as_bytes()).await.unwrap();
-        drop(second);
-        let _third = listener.accept().await.unwrap();
-        std::future::pending::<()>().await;
+        let mut unread = Vec::new();
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut start = [0; 4];
+            let _ = connection.read_exact(&mut start).await.unwrap();
+            if start == *b"PUT " {
+                unread.push(connection);
+                continue;
+            }
+            let _ = connection.read(&mut [0; 4096]).await.unwrap();
+            // It is an S3 store that says so.
+            let said = match &start {
+                b"HEAD" => "",
+                _ => "<Error><Code>NoSuchKey</Code></Error>",
+            };
+            let length = said.len();
+            let said = format!(
+                "HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{said}"
+            );
+            connection.write_all(said.as_bytes()).await.unwrap();
+        }
     });
     let location = s3::Location::parse(&format!(
         "s3://bucket?anonymous=true&part_bytes=64MiB&endpoint=http://{address}"
@@ -543,9 +546,8 @@ async fn answer_that_does_not_end_is_refused_before_it_fills_the_memory() {
     for op in ["ListObjectsV2", "GetObject", "DeleteObjects"] {
         let sent = Arc::new(AtomicUsize::new(0));
         let counter = sent.clone();
-        let server = FakeS3::start(move |r, n, _| {
-            // The first asks whether there is a bucket.
-            (r.op() == op && (op != "GetObject" || n > 0)).then(|| {
+        let server = FakeS3::start(move |r, _, _| {
+            (r.op() == op).then(|| {
                 let counter = counter.clone();
                 let piece = Bytes::from(vec![b'x'; MIB]);
                 let pieces = (0..100).map(move |_| {

@@ -197,3 +197,51 @@ async fn old_unfinished_uploads_are_taken_back_when_that_is_asked_for_and_not_wi
     assert_eq!(store.abandon_uploads(Time::now()).await.unwrap(), 1);
     assert_eq!(uploads(), 0);
 }
+
+#[tokio::test]
+async fn tag_of_a_staged_manifest_is_one_request_once() {
+    let server = FakeS3::honest().await;
+    let store = server.open(STALL, "").await;
+    let manifest = manifest(1);
+    store.stage(&manifest).await.unwrap();
+    assert_eq!(server.ops(), ["PutObject"; 2]);
+    for (name, requests) in [("side", 3), ("head", 6)] {
+        let name = tag(name);
+        let done = store.publish(&manifest, Some(&name), &Expect::Anything);
+        assert_eq!(done.await.unwrap(), Published::Done);
+        assert_eq!(server.ops().len(), requests, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn guessed_manifest_is_read_together_with_its_tag_and_a_known_one_not_at_all() {
+    let both = std::sync::Barrier::new(2);
+    let asks = Arc::new(AtomicBool::new(false));
+    let meets = asks.clone();
+    let server = FakeS3::start(move |r, _, _| {
+        if r.op() == "GetObject" && meets.load(Ordering::Relaxed) {
+            both.wait();
+        }
+        None
+    })
+    .await;
+    let store = server.open(STALL, "").await;
+    let manifest = manifest(1);
+    let name = tag("t");
+    let done = store.publish(&manifest, Some(&name), &Expect::Anything);
+    done.await.unwrap();
+    let known = Known {
+        manifests: std::slice::from_ref(&manifest),
+        guess: Some(manifest.digest),
+    };
+    store.resolve_known(&name, known).await.unwrap();
+    assert_eq!(server.count("GetObject"), 1);
+    asks.store(true, Ordering::Relaxed);
+    let guess = Known {
+        guess: Some(manifest.digest),
+        ..Known::default()
+    };
+    let found = store.resolve_known(&name, guess).await.unwrap();
+    assert_eq!(found.unwrap().manifest, manifest);
+    assert_eq!(server.count("GetObject"), 3);
+}

@@ -10,6 +10,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Barrier;
 
 use crate::{digest::Digest, task};
 
@@ -70,6 +71,8 @@ pub(super) enum Act {
     Mute,
     /// The usual, with only this many bytes of the request's body.
     Keep(usize),
+    /// The usual, once all requests that meet here have come.
+    Meet(Arc<Barrier>),
 }
 
 type Script = dyn Fn(&Call) -> Option<Act> + Send + Sync;
@@ -152,8 +155,18 @@ impl Fake {
             .insert(Digest::sha256_of(bytes), bytes.clone());
     }
 
+    /// All requests so far, in order. A blob is looked for while its upload begins: of these two the HEAD comes first here, whichever
+    /// arrived first.
     pub(super) fn log(&self) -> Vec<Call> {
-        self.model().log.clone()
+        let mut log = self.model().log.clone();
+        let is = |call: Option<&Call>, name: &str| call.is_some_and(|call| call.name() == name);
+        for i in 1..log.len() {
+            let has_its_own = i > 1 && is(log.get(i - 2), "HEAD blobs");
+            if is(log.get(i), "HEAD blobs") && is(log.get(i - 1), "POST uploads") && !has_its_own {
+                log.swap(i - 1, i);
+            }
+        }
+        log
     }
 
     /// Names of all requests so far, in order.
@@ -227,6 +240,9 @@ async fn answer(model: &Mutex<Model>, script: &Script, request: Request) -> Repl
                 m.log[place].body = body;
                 m.usual(&call)
             };
+            if let Some(Act::Meet(all)) = &act {
+                all.wait().await;
+            }
             match act {
                 Some(Act::Change(change)) => change(usual),
                 Some(Act::Mute) => hang_up(),
