@@ -86,7 +86,7 @@ class Shares:
         return self.registry.port
 
     def row(self, name, tree, store, rate):
-        link = Link(self.port(store), rate, self.options)
+        link = Link(self.port(store), 1000 if self.options.limited else rate, self.options)
         self.runs += 1
         host = f"127.0.0.1:{link.port}"
         url = f"s3://{bench.BUCKET}/link-{self.runs}?region=us-east-1&endpoint=http://{host}&path_style=true"
@@ -96,7 +96,7 @@ class Shares:
         try:
             for verb, at, way in (("export", tree, "up"), ("import", work / "target", "down")):
                 command = [self.options.binary, verb, "dir", at, "--name", "link", "--store", url, "--json", "--strict"]
-                command += [part for part in self.options.flags.split() if part]
+                command += self.options.flags.split() + ([f"--bandwidth={rate:g}MB/s"] if self.options.limited else [])
                 link.traffic()
                 run, _ = measure([str(part) for part in command], self.env(work / f"home-{verb}"), work)
                 self.report(name, store, rate, verb, run, link.traffic(), way)
@@ -130,7 +130,8 @@ def main():
     parser.add_argument("--delay", type=int, default=50, help="of each direction, in milliseconds")
     parser.add_argument("--window", type=int, default=2048, help="of a connection, in KiB")
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the random tree")
-    parser.add_argument("--flags", default="", help="more flags for cachectl, such as `--bandwidth 10M`")
+    parser.add_argument("--flags", default="", help="more flags for cachectl, such as `--concurrency=1`")
+    parser.add_argument("--limited", action="store_true", help="`--bandwidth` sets the rate, and the link is faster")
     parser.add_argument("--tenths", action="store_true", help="print the percentage used in each tenth of a second")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "target/bench", help="where to write")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/cachectl")
