@@ -21,6 +21,7 @@ use crate::{
     entry::{EntryPath, Time},
     pack::{
         self,
+        level::{Auto, Level},
         write::{Outcome, Shape},
     },
     progress::Phase,
@@ -64,6 +65,8 @@ pub struct Options {
     pub max_age_days: u32,
     /// Keep the snapshot's packs below this many bytes; least recently used entries are evicted first.
     pub max_size: Option<u64>,
+    /// The zstd level of packs; `None`: as high as the link to the store permits.
+    pub level: Option<i32>,
     /// Time of creation to write.
     pub created: Created,
 }
@@ -429,7 +432,10 @@ impl<'a> Export<'a> {
                 shape: shape(options, first),
                 generation: generation.max(choice.generation),
                 threads: ctx.threads,
-                level: pack::ZSTD_LEVEL,
+                level: match options.level {
+                    Some(level) => Level::Fixed(level),
+                    None => Level::Auto(Auto::new(ctx.threads)),
+                },
             },
         };
         let kept = tree.kept(self.source);

@@ -1,13 +1,18 @@
-//! Packing and uploading concurrently: while one pack is written, the previous one is sent.
+//! Packing and uploading concurrently: while one pack is written, those before it are sent, several at once. One after the
+//! other would leave a distant link idle between them, and use a single connection of it where a blob is one request.
 
 use std::{
     fs::File,
     io::Read,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use super::{
@@ -24,15 +29,21 @@ use crate::{
     pack::{
         self,
         item::{Contents, PackItem},
+        level::{Auto, Level},
         write::{Options, Outcome, Sink, Written},
     },
     progress::{Phase, Progress},
     source::Source,
-    store::{self, Body, Put, Spool, SpoolWriter},
+    store::{self, Body, Meter, Put, RepoStore, Spool, SpoolWriter},
     task,
 };
 
-/// Finished packs that wait for the one being sent. With that one and the one being written, at most two are spooled whole.
+/// Another pack is sent beside those that are being sent only while these have fewer bytes than this together. With the pack
+/// that waits then, and the one being written, this limits the disk space of spools.
+const SENDING_BYTES: u64 = 512 << 20;
+/// Most packs that are sent at once.
+const PACKS_SENDING: usize = 8;
+/// Finished packs that wait.
 const PACKS_WAITING: usize = 1;
 
 /// From this many bytes of new content on, the export first asks whether they may be stored: fewer are packed faster than the answer
@@ -182,12 +193,22 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let dir = ctx.spool_dir();
     let (out, arrived) = mpsc::channel(PACKS_WAITING);
     let watch = ctx.progress.clone();
+    let auto = match &work.options.level {
+        Level::Auto(auto) => Some(auto.clone()),
+        Level::Fixed(_) => None,
+    };
     let started = Instant::now();
     let packing = task::blocking(move || {
         let outcomes = pack_all(&work, &mut SpoolSink { dir, out }, &watch);
         (outcomes, started.elapsed())
     });
-    let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
+    let sender = Sender {
+        store: &*ctx.store,
+        progress: &ctx.progress,
+        day,
+        auto,
+    };
+    let ((outcomes, packed_in), sent) = tokio::join!(packing, sender.send_all(arrived));
     // If sending failed, packing failed because nobody took its packs: report the cause.
     let (packs, moved, sent_in) = sent?;
     Ok(Uploaded {
@@ -212,14 +233,72 @@ fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<
     Ok(outcomes?)
 }
 
-async fn send_all(
-    ctx: &Context,
-    mut arrived: mpsc::Receiver<(Spool, Written)>,
+/// Stores packs as they are finished.
+struct Sender<'a> {
+    store: &'a dyn RepoStore,
+    progress: &'a Progress,
     day: u32,
-) -> store::Result<(Vec<Pack>, Moved, Duration)> {
-    let (mut packs, mut moved, mut busy) = (Vec::new(), Moved::default(), Duration::ZERO);
-    while let Some((spool, written)) = arrived.recv().await {
-        let started = Instant::now();
+    /// Wants to know what the link takes.
+    auto: Option<Arc<Auto>>,
+}
+
+impl Sender<'_> {
+    async fn send_all(
+        &self,
+        mut arrived: mpsc::Receiver<(Spool, Written)>,
+    ) -> store::Result<(Vec<Pack>, Moved, Duration)> {
+        let (mut packs, mut moved) = (Vec::new(), Moved::default());
+        let (mut sending, mut bytes, mut more) = (FuturesUnordered::new(), 0, true);
+        let mut began = None;
+        loop {
+            let room =
+                sending.is_empty() || (sending.len() < PACKS_SENDING && bytes < SENDING_BYTES);
+            tokio::select! {
+                next = arrived.recv(), if more && room => {
+                    let Some((spool, written)) = next else {
+                        more = false;
+                        continue;
+                    };
+                    began.get_or_insert_with(Instant::now);
+                    if sending.is_empty() {
+                        self.progress.begin(Phase::Upload, None);
+                    }
+                    bytes += spool.size();
+                    sending.push(self.send(packs.len() + sending.len(), spool, written));
+                }
+                Some(sent) = sending.next() => {
+                    let (number, pack, put) = sent?;
+                    let size = pack.layer.descriptor.size;
+                    bytes -= size;
+                    match put {
+                        Put::Stored => {
+                            moved.blobs_moved += 1;
+                            moved.bytes_moved += size;
+                        }
+                        Put::Existed => moved.bytes_saved += size,
+                    }
+                    packs.push((number, pack));
+                    self.progress.advance(Phase::Upload, size);
+                    if sending.is_empty() {
+                        self.progress.end(Phase::Upload);
+                    }
+                }
+                else => break,
+            }
+        }
+        packs.sort_unstable_by_key(|(number, _)| *number);
+        let packs = packs.into_iter().map(|(_, pack)| pack).collect();
+        let busy = began.map_or(Duration::ZERO, |began| began.elapsed());
+        Ok((packs, moved, busy))
+    }
+
+    /// Stores the pack that was finished as number `number`.
+    async fn send(
+        &self,
+        number: usize,
+        spool: Spool,
+        written: Written,
+    ) -> store::Result<(usize, Pack, Put)> {
         let at = written.toc_at;
         let place = TocPlace {
             digest: at.digest,
@@ -227,23 +306,53 @@ async fn send_all(
             size: at.size,
         };
         let layer = Layer::new(spool.digest(), spool.size(), place);
-        let size = spool.size();
-        ctx.progress.begin(Phase::Upload, Some(size));
-        match ctx
-            .store
-            .put(&layer.descriptor, &Body::Spool(Arc::new(spool)))
-            .await?
-        {
-            Put::Stored => {
-                moved.blobs_moved += 1;
-                moved.bytes_moved += size;
-            }
-            Put::Existed => moved.bytes_saved += size,
+        let unsent = self.auto.clone().map(|auto| Unsent::of(spool.size(), auto));
+        let mut body = Body::Spool(Arc::new(spool));
+        if let Some(unsent) = &unsent {
+            body = body.metered(unsent.clone());
         }
-        ctx.progress.advance(Phase::Upload, size);
-        ctx.progress.end(Phase::Upload);
-        packs.push(Pack::all_live(layer, Arc::new(written.toc), day));
-        busy += started.elapsed();
+        let put = self.store.put(&layer.descriptor, &body).await?;
+        if let Some(unsent) = unsent {
+            unsent.none_is_left();
+        }
+        let pack = Pack::all_live(layer, Arc::new(written.toc), self.day);
+        Ok((number, pack, put))
     }
-    Ok((packs, moved, busy))
 }
+
+/// The bytes of a pack that are still to be sent.
+#[derive(Debug)]
+struct Unsent {
+    bytes: AtomicU64,
+    auto: Arc<Auto>,
+}
+
+impl Unsent {
+    fn of(bytes: u64, auto: Arc<Auto>) -> Arc<Self> {
+        auto.finished(bytes);
+        Arc::new(Self {
+            bytes: AtomicU64::new(bytes),
+            auto,
+        })
+    }
+
+    /// The store may have had the pack, or a part of it.
+    fn none_is_left(&self) {
+        self.read(u64::MAX);
+    }
+}
+
+impl Meter for Unsent {
+    fn read(&self, bytes: u64) {
+        // A part that is sent again counts once.
+        let less = |left: u64| Some(left.saturating_sub(bytes));
+        let left = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        let left = left.expect("there is always a new value");
+        self.auto.sent(left.min(bytes), Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests;

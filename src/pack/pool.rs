@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     io::Read,
+    time::Instant,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -13,6 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{
     chunk,
     item::{Contents, PackItem},
+    level::Level,
 };
 use crate::{
     artifact::toc::ObjectId,
@@ -94,7 +96,7 @@ pub(super) struct Pool<'a> {
     items: &'a [PackItem],
     contents: &'a dyn Contents,
     kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
-    level: i32,
+    level: &'a Level,
     max_frames: usize,
 }
 
@@ -104,7 +106,7 @@ impl<'a> Pool<'a> {
         reads: Vec<usize>,
         contents: &'a dyn Contents,
         kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
-        level: i32,
+        level: &'a Level,
         threads: usize,
     ) -> Self {
         Self {
@@ -130,7 +132,7 @@ impl<'a> Pool<'a> {
     /// The main loop of a thread.
     pub(super) fn run(&self) {
         let _guard = FinishOnPanic(self);
-        let mut compressor = Squeezer::new(self.level);
+        let mut compressor = Squeezer::new(self.level.clone());
         let mut state = self.state.lock();
         while !state.over {
             if let Some((seq, raw)) = state.raw.pop_front() {
@@ -419,18 +421,37 @@ impl Drop for FinishOnPanic<'_, '_> {
     }
 }
 
-struct Squeezer(zstd::bulk::Compressor<'static>);
+struct Squeezer {
+    level: Level,
+    /// The level that the compressor is set to.
+    now: i32,
+    compressor: zstd::bulk::Compressor<'static>,
+}
 
 impl Squeezer {
-    fn new(level: i32) -> Self {
-        Self(zstd::bulk::Compressor::new(level).expect("a valid level and enough memory"))
+    fn new(level: Level) -> Self {
+        let now = level.next();
+        let compressor = zstd::bulk::Compressor::new(now);
+        Self {
+            level,
+            now,
+            compressor: compressor.expect("a valid level and enough memory"),
+        }
     }
 
     fn squeeze(&mut self, raw: &[u8]) -> Squeezed {
+        let level = self.level.next();
+        if level != self.now {
+            let set = self.compressor.set_compression_level(level);
+            set.expect("a valid level");
+            self.now = level;
+        }
+        let began = Instant::now();
         let bytes = self
-            .0
+            .compressor
             .compress(raw)
             .expect("the bound of the output is reserved and the input fits memory");
+        self.level.squeezed(level, bytes.len(), began.elapsed());
         Squeezed {
             digest: Sha256::of(&bytes),
             raw_len: raw.len() as u32,
