@@ -502,7 +502,7 @@ mod tests {
         let source =
             "--name n --key k --scope s --exclude x --exclude y --xattrs --owner=false --strict";
         let export = layer(&format!(
-            "cachectl export dir p {source} --max-age 1 --max-size 2 {global}"
+            "cachectl export dir p {source} --max-age 1 --max-size 2 --level 5 {global}"
         ));
         let import = layer(&format!(
             "cachectl {global} import go {source} --restore-key r --require-hit"

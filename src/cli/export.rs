@@ -119,6 +119,7 @@ async fn one(
         replace: args.replace,
         max_age_days: config.max_age_days,
         max_size: config.max_size,
+        level: config.level,
         created: session.created(),
     };
     Ok(export::run(ctx, &options).await?)

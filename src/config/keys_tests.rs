@@ -24,6 +24,7 @@ fn a_checkout_says_what_is_cached_and_how_fast_and_nothing_else() {
         "xattrs",
         "max_age",
         "max_size",
+        "level",
         "strict",
         "require_hit",
         "budget",

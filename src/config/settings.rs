@@ -15,6 +15,10 @@ use crate::store::open::Options;
 const MAX_JOBS: usize = 256;
 const MAX_CONCURRENCY: usize = 1024;
 
+/// Levels above take more memory for their tables than all other buffers together.
+const LEVELS: std::ops::RangeInclusive<i32> = 1..=12;
+const LEVEL: i32 = 3;
+
 /// Longest name, scope or key, in bytes.
 const MAX_NAME_BYTES: usize = 1024;
 
@@ -60,6 +64,8 @@ settings! {
             => "drop entries of a Go cache that were not used for this many days";
         max_size: Option<u64>, "max_size" = size else "no limit", Counts, Flag::new("max-size").of(EXPORT)
             => "keep the stored packs of a snapshot below this size: of Go caches the least recently used entries are dropped, a folder above it is not stored";
+        level: Option<i32>, "level" = (Text: level(layer)?) else "3", Counts, Flag::new("level").of(EXPORT).value("LEVEL")
+            => "zstd level of what is stored, 1 to 12; auto: 3 or, while packs wait for a slow link, higher";
         read_only: bool, "read_only" = flag or "false", OnlyTrue, Flag::new("read-only")
             => "never write to the store: `export` does nothing; for untrusted jobs";
         strict: bool, "strict" = flag or "false", Counts, Flag::new("strict").of(CARRIED)
@@ -114,6 +120,20 @@ impl Config {
             ..read
         })
     }
+}
+
+/// The level; `None` for `auto`.
+fn level(layer: &Layer) -> Result<Option<i32>> {
+    let parse = |text: &str| match text {
+        "auto" => Some(None),
+        number => number
+            .parse()
+            .ok()
+            .filter(|level| LEVELS.contains(level))
+            .map(Some),
+    };
+    let written = layer.parsed("level", "1 to 12, or auto", parse)?;
+    Ok(written.unwrap_or(Some(LEVEL)))
 }
 
 fn jobs(layer: &Layer) -> Result<usize> {

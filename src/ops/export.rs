@@ -21,6 +21,7 @@ use crate::{
     entry::{EntryPath, Time},
     pack::{
         self,
+        level::{Auto, Level},
         write::{Outcome, Shape},
     },
     progress::Phase,
@@ -64,6 +65,8 @@ pub struct Options {
     pub max_age_days: u32,
     /// Keep the snapshot's packs below this many bytes; least recently used entries are evicted first.
     pub max_size: Option<u64>,
+    /// The zstd level of packs; `None`: as high as the link to the store permits.
+    pub level: Option<i32>,
     /// Time of creation to write.
     pub created: Created,
 }
@@ -428,7 +431,10 @@ impl<'a> Export<'a> {
                 shape: shape(options, first),
                 generation: generation.max(choice.generation),
                 threads: ctx.threads,
-                level: pack::ZSTD_LEVEL,
+                level: match options.level {
+                    Some(level) => Level::Fixed(level),
+                    None => Level::Auto(Auto::new(ctx.threads)),
+                },
             },
         };
         let kept = tree.kept(self.source);
@@ -515,7 +521,7 @@ impl<'a> Export<'a> {
                 published
             }
         };
-        packed.sending.settle().await?;
+        packed.sending.settle(&self.ctx.progress).await?;
         let (_, sent_in) = packed.sending.done();
         if sent_in > Duration::ZERO {
             self.clock.add(Phase::Upload, sent_in);

@@ -33,8 +33,9 @@ use super::{Context, Result};
 
 /// Frames further apart than this are fetched by requests of their own.
 const GAP_BYTES: u64 = 128 << 10;
-/// A request asks for at most this many bytes, so that several requests share a pack.
-const RANGE_BYTES: u64 = 8 << 20;
+/// A request asks for at most this many bytes: over a distant link one connection carries some 20 MB/s, so as many requests as
+/// are allowed must fit into [`BYTES_UNDER_WAY`].
+const RANGE_BYTES: u64 = 4 << 20;
 /// Most frames that wait for the unpacker.
 const FRAMES_WAITING: usize = 16;
 /// Most bytes of all frames between store and file: being read, waiting, or being decoded. Counting frames or requests would not do: a disk

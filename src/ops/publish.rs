@@ -147,7 +147,7 @@ pub async fn publish_all(
 ) -> Result<Vec<Head>> {
     match ctx.store.facts().meet {
         Meet::CompareAndSwap => {
-            packs.settle().await?;
+            packs.settle(&ctx.progress).await?;
             let mut heads = Vec::new();
             for p in all {
                 heads.push(swap(ctx, p).await?);
@@ -228,7 +228,7 @@ async fn by_side_tags(
 ) -> Result<Vec<Head>> {
     let now = ctx.store.clock().await?;
     let prepared = try_join_all(all.iter().map(|p| prepare(ctx, p, now)));
-    let (packs, prepared) = tokio::join!(packs.settle(), prepared);
+    let (packs, prepared) = tokio::join!(packs.settle(&ctx.progress), prepared);
     packs?;
     let prepared = prepared?;
     try_join_all(prepared.iter().map(|p| ctx.store.stage(&p.manifest))).await?;

@@ -108,6 +108,7 @@ pub(super) fn exporting(source: &Arc<dyn Source>) -> export::Options {
         replace: false,
         max_age_days: 7,
         max_size: None,
+        level: Some(3),
         created: Created::Now,
     }
 }

@@ -1,4 +1,4 @@
-//! Packing and uploading concurrently: while one pack is written, the previous one is sent.
+//! Packing and uploading concurrently: while one pack is written, those before it are sent.
 
 use std::{
     fs::File,
@@ -38,7 +38,7 @@ mod sending;
 
 pub use sending::Sending;
 
-/// Finished packs that wait for the one being sent. With that one and the one being written, at most two are spooled whole.
+/// Finished packs that wait to be sent.
 const PACKS_WAITING: usize = 1;
 
 /// From this many bytes of new content on, the export asks whether they may be stored: fewer are packed faster than the answer arrives.
@@ -218,6 +218,7 @@ async fn pack_and_send(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> 
     let dir = ctx.spool_dir();
     let (out, mut arrived) = mpsc::channel(PACKS_WAITING);
     let watch = ctx.progress.clone();
+    let mut sending = Sending::new(&work.options.level);
     let started = Instant::now();
     let packing = task::stoppable(move |stop| {
         let stop = stop.clone();
@@ -225,18 +226,18 @@ async fn pack_and_send(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> 
         (outcomes, started.elapsed())
     });
     let mut packing = pin!(packing.fuse());
-    let (mut packs, mut sending, mut packed) = (Vec::new(), Sending::default(), None);
+    let (mut packs, mut packed) = (Vec::new(), None);
     // If sending failed, packing fails because nobody takes its packs: report the cause.
     loop {
-        // Once everything is packed, the last pack is sent while the documents that name it are made and sent.
+        // Once everything is packed, the last packs are sent while the documents that name them are made and sent.
         if packed.is_some() && arrived.is_empty() {
             break;
         }
         tokio::select! {
             done = &mut packing, if packed.is_none() => packed = Some(done),
-            sent = sending.settle(), if sending.is_busy() => sent?,
-            Some((spool, written)) = arrived.recv(), if !sending.is_busy() => {
-                packs.push(sending.begin(ctx, spool, written, day));
+            sent = sending.settle_one(&ctx.progress), if sending.is_busy() => sent?,
+            Some(pack) = arrived.recv(), if sending.has_room() => {
+                packs.push(sending.begin(ctx.store.contents(), &ctx.progress, pack, day));
             }
         }
     }

@@ -7,6 +7,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io::Read,
     ops::Range,
+    time::Instant,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -16,6 +17,7 @@ use super::{
     buffers::Buffers,
     chunk,
     item::{Contents, PackItem},
+    level::Level,
 };
 use crate::{
     artifact::toc::{MAX_FRAME_BYTES, ObjectId},
@@ -102,7 +104,7 @@ pub(super) struct Pool<'a> {
     items: &'a [PackItem],
     contents: &'a dyn Contents,
     kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
-    level: i32,
+    level: &'a Level,
     max_frames: usize,
     /// Buffers of contents, of frames, and of compressed frames.
     content_buffers: Buffers,
@@ -116,7 +118,7 @@ impl<'a> Pool<'a> {
         reads: Vec<usize>,
         contents: &'a dyn Contents,
         kept: &'a (dyn Fn(&ObjectId) -> bool + Sync),
-        level: i32,
+        level: &'a Level,
         threads: usize,
     ) -> Self {
         let max_frames = 2 * threads + 2;
@@ -146,7 +148,7 @@ impl<'a> Pool<'a> {
     /// The main loop of a thread.
     pub(super) fn run(&self) {
         let _guard = FinishOnPanic(self);
-        let mut compressor = Squeezer::new(self.level);
+        let mut compressor = Squeezer::new(self.level.clone());
         let mut state = self.state.lock();
         while !state.over {
             if let Some((seq, raw)) = state.raw.pop_front() {
@@ -485,35 +487,57 @@ impl Drop for FinishOnPanic<'_, '_> {
     }
 }
 
-struct Squeezer(zstd::bulk::Compressor<'static>);
+struct Squeezer {
+    level: Level,
+    /// The level that the compressor is set to.
+    now: i32,
+    compressor: zstd::bulk::Compressor<'static>,
+}
 
 impl Squeezer {
-    fn new(level: i32) -> Self {
-        let mut compressor =
-            zstd::bulk::Compressor::new(level).expect("a valid level and enough memory");
-        // The checksum finds what memory may do to the decoded bytes; the stored ones are hashed.
-        let tuned: &[CParameter] = if level == super::ZSTD_LEVEL {
-            &super::TUNED
-        } else {
-            &[]
-        };
-        for parameter in [CParameter::ChecksumFlag(true)].iter().chain(tuned) {
-            compressor
-                .set_parameter(*parameter)
-                .expect("zstd has these parameters, within these limits");
+    fn new(level: Level) -> Self {
+        let now = level.next();
+        Self {
+            level,
+            now,
+            compressor: compressor(now),
         }
-        Self(compressor)
     }
 
     /// Compresses a frame into an empty buffer with enough capacity.
     fn squeeze(&mut self, raw: &[u8], mut bytes: Vec<u8>) -> Squeezed {
-        self.0
+        let level = self.level.next();
+        if level != self.now {
+            self.compressor = compressor(level);
+            self.now = level;
+        }
+        let began = Instant::now();
+        self.compressor
             .compress_to_buffer(raw, &mut bytes)
             .expect("the bound of the output is reserved and the input fits memory");
+        self.level.squeezed(level, bytes.len(), began.elapsed());
         Squeezed {
             hash: ContentId::of(&bytes),
             raw_len: raw.len() as u32,
             bytes,
         }
     }
+}
+
+/// A compressor for frames.
+fn compressor(level: i32) -> zstd::bulk::Compressor<'static> {
+    let mut compressor =
+        zstd::bulk::Compressor::new(level).expect("a valid level and enough memory");
+    let tuned: &[CParameter] = if level == super::ZSTD_LEVEL {
+        &super::TUNED
+    } else {
+        &[]
+    };
+    // The checksum finds what memory may do to the decoded bytes; the stored ones are hashed.
+    for parameter in [CParameter::ChecksumFlag(true)].iter().chain(tuned) {
+        compressor
+            .set_parameter(*parameter)
+            .expect("zstd has these parameters, within these limits");
+    }
+    compressor
 }

@@ -7,7 +7,9 @@ use super::{
     assemble::Assembler,
     bare,
     item::{ContentPlan, Contents, PackItem},
+    level::Level,
     pool::{Piece, Pool, ReadOut, Squeezed},
+    size::PackSize,
     tar, write_skippable,
 };
 use crate::{
@@ -15,15 +17,6 @@ use crate::{
     digest::{ContentId, Digest},
     progress::{Phase, Watch},
 };
-
-/// A pack is closed at the next member once its tar is this long …
-const PACK_RAW_BYTES: u64 = 256 << 20;
-/// … and the pack itself is this long.
-const PACK_BYTES: u64 = 64 << 20;
-/// How often its length is checked from then on: each check waits for compression to finish.
-const PACK_CHECK_BYTES: u64 = 64 << 20;
-/// Every pack gets at least this fraction of the total, which limits their number.
-const PACKS_AT_MOST: u64 = 50;
 
 /// How a pack looks to other tools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +28,7 @@ pub enum Shape {
 }
 
 /// How to pack.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Options {
     /// How the packs look to other tools.
     pub shape: Shape,
@@ -43,8 +36,8 @@ pub struct Options {
     pub generation: u32,
     /// Threads that read, hash and compress.
     pub threads: usize,
-    /// The zstd level.
-    pub level: i32,
+    /// The zstd level; packs depend on content alone only if it is fixed.
+    pub level: Level,
 }
 
 /// The outcome for an item.
@@ -115,7 +108,7 @@ pub fn write<S: Sink>(
         .map(|i| items[*i].entry.kind.content_len())
         .sum();
     let threads = options.threads.max(1);
-    let pool = Pool::new(items, reads, contents, kept, options.level, threads);
+    let pool = Pool::new(items, reads, contents, kept, &options.level, threads);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| pool.run());
@@ -126,14 +119,13 @@ pub fn write<S: Sink>(
             options,
             sink,
             watch,
-            pack_raw_bytes: PACK_RAW_BYTES.max(total / PACKS_AT_MOST),
+            size: PackSize::of(total),
             pack: Assembler::default(),
             out: Output::new(),
             reads: VecDeque::new(),
             cut: VecDeque::new(),
             next_cut: 0,
             next_written: 0,
-            next_check: 0,
         };
         let result = run.all(items);
         pool.finish();
@@ -184,7 +176,7 @@ struct Run<'a, 'b, S: Sink> {
     options: &'a Options,
     sink: &'a mut S,
     watch: &'a dyn Watch,
-    pack_raw_bytes: u64,
+    size: PackSize,
     pack: Assembler,
     out: Output<S::Out>,
     /// Files that are read but not yet packed.
@@ -194,7 +186,6 @@ struct Run<'a, 'b, S: Sink> {
     /// Number of the next frame to cut, and of the next one to write, over all packs.
     next_cut: u64,
     next_written: u64,
-    next_check: u64,
 }
 
 impl<S: Sink> Run<'_, '_, S> {
@@ -414,14 +405,13 @@ impl<S: Sink> Run<'_, '_, S> {
 
     /// Closes the pack if it is big enough. This must depend on its content alone, so compression must finish before the check.
     fn close_full_pack(&mut self) -> Result<()> {
-        if self.pack.raw_bytes() < self.pack_raw_bytes.max(self.next_check) {
+        if !self.size.is_due(self.pack.raw_bytes()) {
             return Ok(());
         }
         self.drain()?;
-        if self.out.offset >= PACK_BYTES {
+        if self.size.closes(self.pack.raw_bytes(), self.out.offset) {
             return self.close_pack();
         }
-        self.next_check = self.pack.raw_bytes() + PACK_CHECK_BYTES;
         Ok(())
     }
 
@@ -436,7 +426,7 @@ impl<S: Sink> Run<'_, '_, S> {
         pack.finish(&mut |frame| push(pool, cut, next_cut, frame));
         self.hand_over()?;
         self.drain()?;
-        self.next_check = 0;
+        self.size.closed();
         let output = std::mem::replace(&mut self.out, Output::new());
         let mut out = output
             .out

@@ -17,7 +17,10 @@ mod file;
 
 pub use file::file_stream;
 
-use super::error::{Error, Result};
+use super::{
+    error::{Error, Result},
+    pace::{Pace, paced},
+};
 use crate::{
     digest::{Digest, Sha256Hasher},
     fs, task,
@@ -33,6 +36,36 @@ pub enum Body {
     Bytes(Bytes),
     /// A finished spool file.
     Spool(Arc<Spool>),
+    /// Another body, which is read at a pace.
+    Paced(Arc<Paced>),
+    /// Another body, of which somebody wants to know how much was read.
+    Metered(Arc<Metered>),
+}
+
+/// Is told what was read of a body.
+pub trait Meter: fmt::Debug + Send + Sync {
+    /// Returns at once.
+    fn read(&self, bytes: u64);
+}
+
+/// A body with a meter.
+#[derive(Debug)]
+pub struct Metered {
+    body: Body,
+    meter: Arc<dyn Meter>,
+}
+
+/// Where a body's bytes are.
+pub(super) enum BodySource<'a> {
+    Bytes(&'a Bytes),
+    Spool(&'a Spool),
+}
+
+/// A body that is read at a pace.
+#[derive(Debug)]
+pub struct Paced {
+    body: Body,
+    pace: Arc<Pace>,
 }
 
 /// Collects a stream of exactly `len` bytes.
@@ -64,6 +97,30 @@ impl Body {
         match self {
             Self::Bytes(b) => b.len() as u64,
             Self::Spool(s) => s.size,
+            Self::Paced(p) => p.body.len(),
+            Self::Metered(m) => m.body.len(),
+        }
+    }
+
+    /// The same bytes; `meter` is told what stores read of them for sending, again for each attempt.
+    #[must_use]
+    pub fn metered(self, meter: Arc<dyn Meter>) -> Self {
+        Self::Metered(Arc::new(Metered { body: self, meter }))
+    }
+
+    /// The same bytes, read no faster than `pace` allows.
+    pub(super) fn paced(&self, pace: Arc<Pace>) -> Self {
+        let body = self.clone();
+        Self::Paced(Arc::new(Paced { body, pace }))
+    }
+
+    /// Where the bytes are, for readers on this machine, which need no pace.
+    pub(super) fn source(&self) -> BodySource<'_> {
+        match self {
+            Self::Bytes(bytes) => BodySource::Bytes(bytes),
+            Self::Spool(spool) => BodySource::Spool(spool),
+            Self::Paced(p) => p.body.source(),
+            Self::Metered(m) => m.body.source(),
         }
     }
 
@@ -84,6 +141,14 @@ impl Body {
                 }
             }
             Self::Spool(spool) => file_stream(spool.file.clone(), spool.path().to_owned(), range),
+            Self::Paced(p) => paced(p.body.stream(range), p.pace.clone()),
+            Self::Metered(m) => {
+                let meter = m.meter.clone();
+                let count = move |piece: &Result<Bytes>| {
+                    meter.read(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+                };
+                m.body.stream(range).inspect(count).boxed()
+            }
         }
     }
 
@@ -94,6 +159,15 @@ impl Body {
             Self::Spool(spool) => {
                 let spool = spool.clone();
                 task::blocking(move || read_at(&spool.file, spool.path(), range)).await
+            }
+            Self::Paced(p) => {
+                p.pace.take(range.end - range.start).await;
+                Box::pin(p.body.read(range)).await
+            }
+            Self::Metered(m) => {
+                let bytes = Box::pin(m.body.read(range)).await?;
+                m.meter.read(bytes.len() as u64);
+                Ok(bytes)
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    body::Body,
+    body::{Body, BodySource},
     error::{Error, Result},
 };
 use crate::{
@@ -59,10 +59,10 @@ pub(super) fn check_manifest(manifest: &Manifest) -> Result<()> {
 /// # Errors
 /// `Corrupt`; `Io` if the body cannot be read.
 pub(super) async fn check_body(op: &'static str, desc: &Descriptor, body: &Body) -> Result<()> {
-    let is_long = match body {
-        // It was hashed while it was written.
-        Body::Spool(_) => !matches!(desc.digest, Digest::Sha256(_)),
-        Body::Bytes(_) => body.len() > HASH_INLINE,
+    // What was spooled was hashed while it was written.
+    let is_long = match body.source() {
+        BodySource::Spool(_) => !matches!(desc.digest, Digest::Sha256(_)),
+        BodySource::Bytes(_) => body.len() > HASH_INLINE,
     };
     if !is_long {
         return check_body_blocking(op, desc, body);
@@ -81,14 +81,14 @@ pub(super) fn check_body_blocking(op: &'static str, desc: &Descriptor, body: &Bo
             desc.size
         ));
     }
-    let is = match (body, want) {
-        (Body::Spool(spool), Digest::Sha256(_)) => spool.digest(),
-        (Body::Bytes(bytes), _) => {
+    let is = match (body.source(), want) {
+        (BodySource::Spool(spool), Digest::Sha256(_)) => spool.digest(),
+        (BodySource::Bytes(bytes), _) => {
             let mut hasher = want.hasher();
             hasher.update(bytes);
             hasher.finish()
         }
-        (Body::Spool(spool), _) => {
+        (BodySource::Spool(spool), _) => {
             let (mut hasher, mut at) = (want.hasher(), 0);
             while at < size {
                 let end = size.min(at + HASH_BYTES);

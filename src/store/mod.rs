@@ -25,6 +25,7 @@ pub mod layout;
 pub mod marked;
 pub mod net;
 pub mod open;
+mod pace;
 pub mod published_at;
 pub mod push_check;
 pub mod queue;
@@ -43,7 +44,7 @@ pub mod unfilled;
 mod url;
 pub mod wrap;
 
-pub use body::{Body, ByteStream, Spool, SpoolWriter, collect};
+pub use body::{Body, ByteStream, Meter, Spool, SpoolWriter, collect};
 use check::{check_body, check_body_blocking, check_manifest, check_range};
 pub use error::{Error, ErrorKind, Result, corrupt_is_none};
 pub use handle::{Repositories, Store};

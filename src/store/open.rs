@@ -292,9 +292,11 @@ fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Store {
         with_streams: !options.beside_doors,
         bandwidth: options.bandwidth,
     };
+    let limiter = Limiter::new(limits);
     let retries = (tier == Tier::Remote).then(|| {
         let contact = Contact::noting(options.trouble.clone());
-        (options.policy(), contact.through(backend.proxy))
+        let contact = contact.through(backend.proxy);
+        (options.policy(), contact.reducing(limiter.places()))
     });
     let writable = !options.read_only && !backend.read_only;
     let mut sweep = backend.sweep.filter(|_| writable);
@@ -314,7 +316,7 @@ fn stacked(backend: Backend, url: StoreUrl, options: &Options) -> Store {
         guard: Arc::new(Guard {
             name: url.to_string(),
             counters: counters.clone(),
-            limiter: Limiter::new(limits),
+            limiter,
             read_only: options.read_only,
         }),
     });

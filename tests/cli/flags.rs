@@ -33,6 +33,7 @@ const TABLE: &[(&str, &[&str], Shows)] = &[
     ("max-age", &["prune"], max_age_of_prune),
     ("max-size", &["export"], max_size_of_export),
     ("max-size", &["prune"], max_size_of_prune),
+    ("level", &["export"], level),
     ("dry-run", &["rm", "prune"], dry_run),
     (
         "repository",
@@ -218,6 +219,26 @@ fn max_size_of_export(node: &Node) {
     run(node, "ls n").code(1);
     ok(node, "export dir x --name n --max-size 5MB");
     ok(node, "ls n");
+}
+
+fn level(node: &Node) {
+    // Six bits a byte, and words that repeat: what a higher level finds, a lower one does not.
+    let words: Vec<String> = (1..500).map(noise).collect();
+    let mut random = fastrand::Rng::with_seed(1);
+    let text = std::iter::repeat_with(|| random.choice(&words).unwrap().as_str());
+    write(node, "x/f", &text.take(4000).collect::<String>());
+    let sent = |level: &str| {
+        let line = format!("export dir x --name l{level} --level {level} --json");
+        let report: serde_json::Value = serde_json::from_str(&ok(node, &line)).unwrap();
+        report["bytes_moved"].as_u64().unwrap()
+    };
+    let (low, usual, high, auto) = (sent("1"), sent("3"), sent("12"), sent("auto"));
+    assert!(low > usual && usual > high, "{low} {usual} {high}");
+    // The same pack: it is there already.
+    assert_eq!(auto, 0);
+    for level in ["0", "13", "high"] {
+        run(node, &format!("export dir x --name n --level {level}")).code(2);
+    }
 }
 
 fn max_size_of_prune(node: &Node) {

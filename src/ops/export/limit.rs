@@ -23,7 +23,7 @@ use crate::{
         publish::Limits,
         upload::{self, Work},
     },
-    pack::{self, item::ContentPlan, write::Outcome},
+    pack::{self, item::ContentPlan, level::Level, write::Outcome},
 };
 
 /// Most bytes that a pack has per entry besides its content: a tar header, a line in the table of contents.
@@ -326,7 +326,7 @@ async fn rehearse(
             shape: shape(options, base.is_none()),
             generation: 0,
             threads: ctx.threads,
-            level: pack::ZSTD_LEVEL,
+            level: Level::default(),
         },
     };
     upload::rehearse(ctx, work, today).await

@@ -112,7 +112,7 @@ pub(in crate::pack) fn pack(
         shape,
         generation: 0,
         threads,
-        level: 3,
+        level: Level::default(),
     };
     let outcomes = write(&items, &contents, kept, &options, &mut sink, &Silent).unwrap();
     (sink.0, outcomes)
@@ -353,7 +353,7 @@ fn a_full_disk_ends_the_run_with_its_error() {
         shape: Shape::Full,
         generation: 0,
         threads: 2,
-        level: 3,
+        level: Level::default(),
     };
     let error = write(
         &items,

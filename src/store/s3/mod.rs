@@ -41,8 +41,14 @@ pub use config::{Checksum, Config, Sse};
 pub use location::Location;
 
 use self::patience::Answer;
-use super::{error::Result, keyed::Keyed, keys::Repo, net, server_time::ServerClock, signs::Signs};
+use super::{
+    error::Result, keyed::Keyed, keys::Repo, net, server_time::ServerClock, signs::Signs,
+    wrap::Width,
+};
 use crate::redact::Secret;
+
+/// Parts of as many blobs may be sent at once, while that makes them faster together.
+const PARTS_BLOBS: usize = 4;
 
 /// An access key that is passed in rather than found by the SDK.
 #[derive(Debug, Clone)]
@@ -78,6 +84,8 @@ struct Wire {
     sends_sha256: bool,
     /// The variable with the proxy in use.
     proxy: Option<&'static str>,
+    /// Parts of all blobs that are sent at once.
+    parts: Arc<Width>,
     /// Whether the bucket is known to exist.
     bucket_seen: AtomicBool,
     signs: Signs,
@@ -132,7 +140,9 @@ impl S3 {
         if !prefix.is_empty() {
             prefix.push('/');
         }
+        let parts = config.part_concurrency();
         let wire = Wire {
+            parts: Width::new(parts, PARTS_BLOBS * parts),
             client: connection.client,
             clock,
             bucket: location.bucket.clone(),

@@ -36,6 +36,8 @@ const MAX_PARTS: u64 = 10_000;
 const MAX_OBJECT: u64 = 5 << 40;
 /// Part sizes are multiples of this; all but the last are equal, which R2 requires.
 const GRAIN: u64 = 1 << 20;
+/// Smaller parts are refused, and no faster.
+const SMALL_PART: u64 = 5 << 20;
 /// Attempts for each request of an upload.
 const TRIES: u32 = 4;
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), MAX_PAUSE);
@@ -50,7 +52,11 @@ impl Wire {
         body: &Body,
         condition: Condition,
     ) -> Result<Put> {
-        let ranges = parts(size, self.config.part_bytes())?;
+        let ranges = parts(
+            size,
+            self.config.part_bytes(),
+            self.config.part_concurrency(),
+        )?;
         let upload = Upload::begin(self.clone(), key).await?;
         match upload.run(size, body, &ranges, condition).await {
             Ok(Put::Stored) => {
@@ -141,17 +147,23 @@ impl Upload {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.try_part(number, range.clone(), body).await {
-                Ok(part) => return Ok(part),
-                Err(e) => pause(e, tries).await.map_err(|mut e| {
-                    e.message = format!("part {number}: {}", e.message);
-                    e
-                })?,
-            }
+            let e = match self.try_part(number, range.clone(), body).await {
+                Ok(part) => {
+                    self.wire.parts.moved(range.end - range.start);
+                    return Ok(part);
+                }
+                Err(e) => e,
+            };
+            self.wire.parts.failed(&e);
+            pause(e, tries).await.map_err(|mut e| {
+                e.message = format!("part {number}: {}", e.message);
+                e
+            })?;
         }
     }
 
     async fn try_part(&self, number: i32, range: Range<u64>, body: &Body) -> Result<CompletedPart> {
+        let _place = self.wire.parts.place().await;
         let len = range.end - range.start;
         let (bytes, sent) = counted(body.stream(range), len);
         let answer = Box::pin(
@@ -309,14 +321,17 @@ async fn pause(mut e: Error, tries: u32) -> Result<()> {
     Ok(())
 }
 
-/// Splits `size` bytes into parts of `base` bytes, or larger ones if there would be too many.
-fn parts(size: u64, base: u64) -> Result<Vec<Range<u64>>> {
+/// Splits `size` bytes into parts of at most `base` bytes: smaller ones if fewer than `at_once` would result, so that as many
+/// connections share the blob to its end; larger ones if there would be too many.
+fn parts(size: u64, base: u64, at_once: usize) -> Result<Vec<Range<u64>>> {
     if size > MAX_OBJECT {
         return Err(Error::unsupported(
             OP,
             format!("S3 accepts objects of at most 5 TiB, but this one has {size} bytes"),
         ));
     }
+    let share = size.div_ceil(at_once as u64).next_multiple_of(GRAIN);
+    let base = base.min(share.max(SMALL_PART));
     let part = base.max(size.div_ceil(MAX_PARTS).next_multiple_of(GRAIN));
     Ok((0..size.div_ceil(part))
         .map(|n| n * part..size.min((n + 1) * part))
@@ -330,23 +345,34 @@ mod tests {
     #[test]
     fn parts_cover_the_blob_and_are_equal_but_the_last() {
         let mib = 1 << 20;
-        let p = parts(70 * mib, 16 * mib).unwrap();
-        assert_eq!(p.len(), 5);
+        let p = parts(140 * mib, 16 * mib, 8).unwrap();
+        assert_eq!(p.len(), 9);
         assert_eq!(
-            (p[0].clone(), p[4].clone()),
-            (0..16 * mib, 64 * mib..70 * mib)
+            (p[0].clone(), p[8].clone()),
+            (0..16 * mib, 128 * mib..140 * mib)
         );
-        let p = parts(32 * mib, 16 * mib).unwrap();
-        assert_eq!(p.len(), 2);
+        let p = parts(128 * mib, 16 * mib, 8).unwrap();
+        assert_eq!(p.len(), 8);
+    }
+
+    #[test]
+    fn all_connections_share_a_blob_but_no_part_is_too_small() {
+        let mib = 1 << 20;
+        let p = parts(64 * mib, 16 * mib, 8).unwrap();
+        assert_eq!((p.len(), p[0].clone()), (8, 0..8 * mib));
+        let p = parts(17 * mib, 16 * mib, 8).unwrap();
+        assert_eq!((p.len(), p[0].clone()), (4, 0..5 * mib));
+        let p = parts(65 * mib, 16 * mib, 1).unwrap();
+        assert_eq!((p.len(), p[0].clone()), (5, 0..16 * mib));
     }
 
     #[test]
     fn huge_blobs_have_bigger_parts_and_too_huge_ones_are_refused() {
-        let p = parts(MAX_OBJECT, 16 << 20).unwrap();
+        let p = parts(MAX_OBJECT, 16 << 20, 8).unwrap();
         assert!(p.len() as u64 <= MAX_PARTS && p.last().unwrap().end == MAX_OBJECT);
         assert_eq!((p[0].end - p[0].start) % GRAIN, 0);
         assert_eq!(
-            parts(MAX_OBJECT + 1, 16 << 20).unwrap_err().kind,
+            parts(MAX_OBJECT + 1, 16 << 20, 8).unwrap_err().kind,
             ErrorKind::Unsupported
         );
     }

@@ -18,7 +18,7 @@ use crate::{
     fs::{self, Cached},
     store::{
         Body, ByteStream, Put, Spool, StoredBlob,
-        body::file_stream,
+        body::{BodySource, file_stream},
         check_body_blocking, check_range,
         error::{Error, ErrorKind, Result},
         keys,
@@ -261,7 +261,7 @@ impl Tree {
         name: &str,
     ) -> Result<()> {
         let mode = mode_for_blobs(dir)?;
-        if let Body::Spool(spool) = body
+        if let BodySource::Spool(spool) = body.source()
             && matches!(desc.digest, Digest::Sha256(_))
             && self.link_spool(spool, dir, name, mode)?
         {
@@ -401,9 +401,9 @@ fn copy(desc: &Descriptor, body: &Body, to: &mut Temp, stop: &AtomicBool) -> Res
             return Err(stopped());
         }
         let end = desc.size.min(at + PIECE_BYTES);
-        let piece = match body {
-            Body::Bytes(b) => b.slice(at as usize..end as usize),
-            Body::Spool(s) => s.read_at(at..end)?,
+        let piece = match body.source() {
+            BodySource::Bytes(b) => b.slice(at as usize..end as usize),
+            BodySource::Spool(s) => s.read_at(at..end)?,
         };
         hasher.update(&piece);
         to.write("put", &piece)?;

@@ -7,13 +7,13 @@ use std::{fmt, ops::Range, sync::Arc};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument as _;
 
 use super::{
-    counters::{Counters, Op},
+    counters::{Counters, Op, Tier},
     limits::Limiter,
     readonly::denied,
+    width::Place,
 };
 use crate::{
     artifact::{Descriptor, Manifest, Reference, Tag},
@@ -70,7 +70,7 @@ impl Guarded {
         Self { inner, guard }
     }
 
-    /// Runs one operation, `work`, on `key`; it uploads `sent` bytes. Its permit is held as long as its result lives.
+    /// Runs one operation, `work`, on `key`; it uploads `sent` bytes at once. Its permit is held as long as its result lives.
     async fn hold<T>(
         &self,
         op: Op,
@@ -78,7 +78,7 @@ impl Guarded {
         sent: u64,
         is_miss: impl Fn(&T) -> bool,
         work: impl Future<Output = Result<T>>,
-    ) -> Result<(T, OwnedSemaphorePermit)> {
+    ) -> Result<(T, Place)> {
         let guard = &*self.guard;
         let allowed = async {
             if let Some(write) = op.as_write().filter(|_| guard.read_only) {
@@ -140,8 +140,13 @@ impl BlobStore for Guarded {
     }
 
     async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
-        let (work, sent) = (self.inner.put(desc, body), body.len());
-        let put = self.run(Op::Put, desc.digest, sent, never, work).await?;
+        let sent = body.len();
+        let (body, at_once) = match self.guard.counters.tier() {
+            Tier::Remote => (self.guard.limiter.paced(body), 0),
+            Tier::Local => (body.clone(), sent),
+        };
+        let work = self.inner.put(desc, &body);
+        let put = self.run(Op::Put, desc.digest, at_once, never, work).await?;
         self.guard.counters.add(|seen| match put {
             Put::Stored => {
                 seen.stored += 1;

@@ -1,46 +1,9 @@
 //! Limits on the concurrency and bandwidth of a store.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until},
-};
-
-/// At most this much unused bandwidth is saved up.
-const BURST: Duration = Duration::from_millis(100);
-
-/// Bytes per second, shared by all users.
-#[derive(Debug)]
-struct Bucket {
-    bytes_per_sec: u64,
-    /// When everything taken so far has been paid for.
-    paid_at: Mutex<Instant>,
-}
-
-impl Bucket {
-    fn new(bytes_per_sec: u64) -> Self {
-        Self {
-            bytes_per_sec: bytes_per_sec.max(1),
-            paid_at: Mutex::new(Instant::now()),
-        }
-    }
-
-    /// Waits until what others took before has been paid for, and takes `bytes`. Fair: first come, first served.
-    async fn take(&self, bytes: u64) {
-        let turn = {
-            let mut paid_at = self.paid_at.lock();
-            let now = Instant::now();
-            let turn = (*paid_at).max(now.checked_sub(BURST).unwrap_or(now));
-            let cost = bytes as f64 / self.bytes_per_sec as f64;
-            // Capped at about a year, so that tiny rates cannot overflow.
-            *paid_at = turn + Duration::from_secs_f64(cost.min(3e7));
-            turn
-        };
-        sleep_until(turn).await;
-    }
-}
+use super::width::{Place, Width};
+use crate::store::{Body, pace::Pace};
 
 /// What is allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,45 +30,56 @@ impl Default for Limits {
 /// The limits in force, for all repositories of a store together.
 ///
 /// A stream that is not read holds its permit, unless streams do not count: a caller that opens more streams than the limit
-/// before reading the first deadlocks. Downloads are slowed down piece by piece; an upload waits for its turn and then runs at
-/// the speed of the link, so the limit holds over several uploads, but not within one.
+/// before reading the first deadlocks. Transfers to and from another machine are slowed down piece by piece. What is written to a
+/// folder waits for its turn, and is then written at once.
 #[derive(Debug)]
 pub struct Limiter {
-    places: Arc<Semaphore>,
+    places: Arc<Width>,
     pub(super) with_streams: bool,
-    down: Option<Bucket>,
-    up: Option<Bucket>,
+    down: Option<Pace>,
+    up: Option<Arc<Pace>>,
 }
 
 impl Limiter {
     /// Enforces `limits`.
     pub fn new(limits: Limits) -> Self {
-        let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            places: Arc::new(Semaphore::new(concurrency)),
+            places: Width::new(limits.concurrency, limits.concurrency),
             with_streams: limits.with_streams,
-            down: limits.bandwidth.map(Bucket::new),
-            up: limits.bandwidth.map(Bucket::new),
+            down: limits.bandwidth.map(Pace::new),
+            up: limits.bandwidth.map(|rate| Arc::new(Pace::new(rate))),
         }
     }
 
+    /// The number of concurrent operations, which errors reduce.
+    pub fn places(&self) -> Arc<Width> {
+        self.places.clone()
+    }
+
     /// Waits for a permit for an operation.
-    pub(super) async fn place(&self) -> OwnedSemaphorePermit {
-        let place = self.places.clone().acquire_owned().await;
-        place.expect("the semaphore is never closed")
+    pub(super) async fn place(&self) -> Place {
+        self.places.place().await
     }
 
     /// Waits until `bytes` may be sent.
     pub(super) async fn send(&self, bytes: u64) {
-        if let Some(bucket) = &self.up {
-            bucket.take(bytes).await;
+        if let Some(pace) = &self.up {
+            pace.take(bytes).await;
+        }
+    }
+
+    /// A body that is sent no faster than allowed.
+    pub(super) fn paced(&self, body: &Body) -> Body {
+        match &self.up {
+            Some(pace) => body.paced(pace.clone()),
+            None => body.clone(),
         }
     }
 
     /// Waits until `bytes` that were received may be passed on.
     pub(super) async fn receive(&self, bytes: u64) {
-        if let Some(bucket) = &self.down {
-            bucket.take(bytes).await;
+        if let Some(pace) = &self.down {
+            pace.take(bytes).await;
         }
     }
 }

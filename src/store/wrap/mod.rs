@@ -15,6 +15,7 @@ mod readonly;
 mod renewing;
 pub mod retrying;
 mod verified;
+pub mod width;
 
 pub use damaged::DamagedBlobs;
 pub use guarded::{Guard, Guarded};
@@ -23,6 +24,7 @@ pub use readonly::ReadOnly;
 pub use renewing::Renewing;
 pub use retrying::Retrying;
 pub use verified::Verified;
+pub use width::Width;
 
 #[cfg(test)]
 mod tests;

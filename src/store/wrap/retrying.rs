@@ -34,6 +34,8 @@ use crate::{
     },
 };
 
+use super::Width;
+
 /// How long to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -70,6 +72,8 @@ pub struct Contact {
     trouble: Trouble,
     /// The variable with the proxy in use.
     proxy: Option<&'static str>,
+    /// The number of concurrent requests, which failures reduce.
+    width: Option<Arc<Width>>,
 }
 
 /// Why requests to a store are being retried: for callers that give up before the last attempt.
@@ -90,6 +94,7 @@ impl Contact {
             heard: Arc::default(),
             trouble,
             proxy: None,
+            width: None,
         }
     }
 
@@ -97,6 +102,15 @@ impl Contact {
     #[must_use]
     pub fn through(self, proxy: Option<&'static str>) -> Self {
         Self { proxy, ..self }
+    }
+
+    /// The same for a store whose failures reduce `width`.
+    #[must_use]
+    pub fn reducing(self, width: Arc<Width>) -> Self {
+        Self {
+            width: Some(width),
+            ..self
+        }
     }
 
     fn note<T>(&self, result: &Result<T>) {
@@ -142,6 +156,9 @@ impl Tries {
     /// `e` itself, with the number of attempts, if there must not be another.
     async fn after(&mut self, mut e: Error) -> Result<()> {
         self.made += 1;
+        if let Some(width) = &self.contact.width {
+            width.failed(&e);
+        }
         // The proxy may be what did not respond. Its URL may contain a password.
         if let Some(proxy) = self.contact.proxy.filter(|_| e.unheard) {
             e.message = format!("{}, through the proxy of ${proxy}", e.message);

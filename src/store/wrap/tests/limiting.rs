@@ -134,3 +134,95 @@ async fn bandwidth_holds_over_all_transfers_of_a_direction() {
         began.elapsed()
     );
 }
+
+/// Sends what it gets in pieces, like a remote store, and reads it to the end.
+struct Sink(Memory);
+
+#[async_trait]
+impl BlobStore for Sink {
+    async fn stat(&self, digest: &Digest) -> Result<Option<u64>> {
+        self.0.stat(digest).await
+    }
+    async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let all = self.0.get(desc, range).await?;
+        // As they come from a socket.
+        let cut = |bytes: Bytes| {
+            let pieces: Vec<_> = bytes.chunks(16 << 10).map(Bytes::copy_from_slice).collect();
+            stream::iter(pieces.into_iter().map(Ok))
+        };
+        Ok(all.map(|all| all.map_ok(cut).try_flatten().boxed()))
+    }
+    async fn put(&self, desc: &Descriptor, body: &Body) -> Result<Put> {
+        let pieces = body.stream(0..desc.size).try_collect::<Vec<_>>().await?;
+        assert_eq!(pieces.concat().len() as u64, desc.size);
+        Ok(Put::Stored)
+    }
+}
+
+#[async_trait]
+impl TagStore for Sink {
+    async fn resolve(&self, reference: &Reference) -> Result<Option<Resolved>> {
+        self.0.resolve(reference).await
+    }
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        tag: Option<&Tag>,
+        expect: &Expect,
+    ) -> Result<Published> {
+        self.0.publish(manifest, tag, expect).await
+    }
+    async fn tags(&self, prefix: &str) -> Result<Vec<Tag>> {
+        self.0.tags(prefix).await
+    }
+    async fn clock(&self) -> Result<Time> {
+        self.0.clock().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bandwidth_of_a_remote_store_is_exact_to_5_percent_for_one_transfer_and_for_many() {
+    const RATE: u64 = 1_000_000;
+    let bytes = data(4_000_000, 1);
+    for at_once in [1, 16] {
+        let (memory, _) = memory_with(&bytes).await;
+        let (desc, body) = blob(&bytes.slice(..bytes.len() / at_once));
+        memory.put(&desc, &body).await.unwrap();
+        let limits = Limits {
+            bandwidth: Some(RATE),
+            ..Limits::default()
+        };
+        let store = guarded(
+            Arc::new(Sink(Arc::into_inner(memory).unwrap())),
+            Guard {
+                limiter: Limiter::new(limits),
+                counters: Arc::new(Counters::of(Tier::Remote)),
+                ..Guard::default()
+            },
+        );
+        let (began, want) = (Instant::now(), bytes.len() as f64 / RATE as f64);
+        let puts = (0..at_once).map(|_| store.put(&desc, &body));
+        assert!(join_all(puts).await.iter().all(Result::is_ok));
+        let up = began.elapsed().as_secs_f64() / want;
+        assert!((0.95..1.05).contains(&up), "{at_once} up: {up}");
+        let began = Instant::now();
+        let gets = (0..at_once).map(|_| whole(&*store, &desc));
+        assert!(join_all(gets).await.iter().all(Result::is_ok));
+        let down = began.elapsed().as_secs_f64() / want;
+        assert!((0.95..1.05).contains(&down), "{at_once} down: {down}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_refuses_or_is_late_gets_fewer_requests_at_once() {
+    let (memory, desc) = memory_with(&data(10, 1)).await;
+    let late = Error::new(ErrorKind::Throttled, "stat", "slow down");
+    let store = Arc::new(Scripted::new(memory).fails_with(vec![late]));
+    let limiter = Limiter::new(Limits::default());
+    let width = limiter.places();
+    let contact = Contact::noting(Trouble::default()).reducing(width.clone());
+    let store: Arc<dyn RepoStore> = store;
+    let retrying = Retrying::sharing(store, QUICK, contact);
+    retrying.stat(&desc.digest).await.unwrap();
+    assert_eq!(width.now(), 8);
+}
