@@ -27,7 +27,7 @@ use crate::{
         write::{Options, Outcome, Sink, Written},
     },
     progress::{Phase, Progress},
-    source::Source,
+    source::{Item, Source},
     store::{self, Body, Put, Spool, SpoolWriter},
     task,
 };
@@ -62,6 +62,8 @@ pub async fn must_be_allowed(ctx: &Context, new: &[New]) -> Result<()> {
 pub struct Work {
     /// The cache.
     pub source: Arc<dyn Source>,
+    /// What was scanned of it.
+    pub scanned: Arc<Vec<Item>>,
     /// The items to pack.
     pub new: Vec<New>,
     /// Objects that kept packs have.
@@ -90,7 +92,7 @@ pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>,
     let watch = ctx.progress.clone();
     task::blocking(move || {
         let mut sink = Weighed(Vec::new());
-        let outcomes = pack_all(&work, &mut sink, &watch)?;
+        let outcomes = pack_all(work, &mut sink, &watch)?;
         let pack = |(i, written): (usize, Written)| {
             let at = written.toc_at;
             let place = TocPlace {
@@ -126,14 +128,18 @@ impl Sink for Weighed {
 
 struct Contained<'a> {
     source: &'a dyn Source,
-    new: &'a [New],
+    scanned: &'a [Item],
+    /// Of each item to pack: its index in the scan, if it has one, and where its content is.
+    new: &'a [(Option<usize>, From)],
 }
 
 impl Contents for Contained<'_> {
     fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String> {
-        match &self.new[item].from {
-            From::Item(item) => self.source.open(item),
-            From::File(path) => match File::open(path) {
+        match &self.new[item] {
+            (Some(scanned), From::Scanned) => self.source.open(&self.scanned[*scanned]),
+            (None, From::Scanned) => Err("it was not scanned".to_owned()),
+            (_, From::Item(item)) => self.source.open(item),
+            (_, From::File(path)) => match File::open(path) {
                 Ok(file) => Ok(Box::new(Fetched(file))),
                 Err(e) => Err(format!("cannot be read back: {e}")),
             },
@@ -184,7 +190,7 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let watch = ctx.progress.clone();
     let started = Instant::now();
     let packing = task::blocking(move || {
-        let outcomes = pack_all(&work, &mut SpoolSink { dir, out }, &watch);
+        let outcomes = pack_all(work, &mut SpoolSink { dir, out }, &watch);
         (outcomes, started.elapsed())
     });
     let ((outcomes, packed_in), sent) = tokio::join!(packing, send_all(ctx, arrived, day));
@@ -198,11 +204,13 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     })
 }
 
-fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<Outcome>> {
-    let items: Vec<PackItem> = work.new.iter().map(|n| n.pack.clone()).collect();
+fn pack_all<S: Sink>(mut work: Work, sink: &mut S, watch: &Progress) -> Result<Vec<Outcome>> {
+    let new = std::mem::take(&mut work.new).into_iter();
+    let (items, new): (Vec<PackItem>, Vec<_>) = new.map(|n| (n.pack, (n.item, n.from))).unzip();
     let contents = Contained {
         source: &*work.source,
-        new: &work.new,
+        scanned: &work.scanned,
+        new: &new,
     };
     let kept = |id: &ObjectId| work.kept.contains(id);
     let total = items.iter().map(|i| i.entry.kind.content_len()).sum();

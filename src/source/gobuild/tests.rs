@@ -312,7 +312,12 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
 fn standing(cache: &Cache, entry: &Entry, content: &Sha256) -> Standing {
     cache
         .source
-        .standing(&cache.dir(), entry, Some(content), &NothingKnown)
+        .standing(
+            &mut fs::Parents::new(&cache.dir()),
+            entry,
+            Some(content),
+            &NothingKnown,
+        )
         .unwrap()
 }
 
@@ -367,7 +372,12 @@ fn what_the_index_knows_is_not_read() {
     let claim = Sha256::of(b"output");
     let found = cache
         .source
-        .standing(&cache.dir(), &entry, Some(&claim), &Says(claim))
+        .standing(
+            &mut fs::Parents::new(&cache.dir()),
+            &entry,
+            Some(&claim),
+            &Says(claim),
+        )
         .unwrap();
     assert_eq!(found, Standing::SameContent);
 }

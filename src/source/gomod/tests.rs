@@ -130,7 +130,12 @@ impl Cache {
         let entry = of.item(path).entry;
         let content = Sha256::of(&of.pack(path).unwrap());
         self.source
-            .standing(&self.dir(), &entry, Some(&content), &NothingKnown)
+            .standing(
+                &mut fs::Parents::new(&self.dir()),
+                &entry,
+                Some(&content),
+                &NothingKnown,
+            )
             .unwrap()
     }
 }
