@@ -2,7 +2,7 @@
 //!
 //! Paths are bytes, as on Unix: they need not be UTF-8.
 
-use std::{ffi::OsStr, fmt, io::Read, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::OsStr, fmt, io::Read, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc};
 
 /// Longest path of an entry, in bytes (`PATH_MAX` of Linux, its NUL included).
 pub const MAX_PATH_BYTES: usize = 4095;
@@ -11,9 +11,9 @@ pub const MAX_NAME_BYTES: usize = 255;
 
 /// The path of an entry below its root: `/`-separated names, none of them empty, `.` or `..`, no NUL byte.
 ///
-/// Ordered by bytes, so a folder comes before its contents, but not always directly before.
+/// Ordered by bytes, so a folder comes before its contents, but not always directly before. Clones share the bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryPath(Box<[u8]>);
+pub struct EntryPath(Arc<[u8]>);
 
 /// Why bytes are not the path of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,11 +26,11 @@ pub struct PathRefused {
 }
 
 impl EntryPath {
-    /// Checks `bytes` and takes ownership of them.
+    /// Checks `bytes` and keeps them.
     ///
     /// # Errors
     /// When the path is empty, absolute, too long, or holds a NUL, an empty name, `.` or `..`.
-    pub fn new(bytes: impl Into<Box<[u8]>>) -> Result<Self, PathRefused> {
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Result<Self, PathRefused> {
         let bytes = bytes.into();
         match Self::fault(&bytes) {
             None => Ok(Self(bytes)),
@@ -53,18 +53,17 @@ impl EntryPath {
         if bytes[0] == b'/' {
             return Some("it is absolute");
         }
-        for name in bytes.split(|b| *b == b'/') {
-            match name {
-                b"" => return Some("it has an empty name"),
-                b"." | b".." => return Some("it has a `.` or `..` name"),
-                n if n.len() > MAX_NAME_BYTES => {
-                    return Some("a name in it is longer than 255 bytes");
-                }
-                n if n.contains(&0) => return Some("it has a NUL byte"),
-                _ => {}
-            }
+        bytes.split(|b| *b == b'/').find_map(Self::fault_of_name)
+    }
+
+    fn fault_of_name(name: &[u8]) -> Option<&'static str> {
+        match name {
+            b"" => Some("it has an empty name"),
+            b"." | b".." => Some("it has a `.` or `..` name"),
+            n if n.len() > MAX_NAME_BYTES => Some("a name in it is longer than 255 bytes"),
+            n if n.contains(&0) => Some("it has a NUL byte"),
+            _ => None,
         }
-        None
     }
 
     /// The path's bytes.
@@ -84,8 +83,14 @@ impl EntryPath {
 
     /// The folder that holds this entry; `None` at the top.
     pub fn parent(&self) -> Option<EntryPath> {
-        let at = self.0.iter().rposition(|b| *b == b'/')?;
-        Some(Self(self.0[..at].into()))
+        let folder = self.folder();
+        (!folder.is_empty()).then(|| Self(folder.into()))
+    }
+
+    /// The bytes of the path of the folder that holds this entry; empty at the top.
+    pub fn folder(&self) -> &[u8] {
+        let end = self.0.iter().rposition(|b| *b == b'/').unwrap_or(0);
+        &self.0[..end]
     }
 
     /// The names from the top down.
@@ -102,6 +107,11 @@ impl EntryPath {
         bytes.extend_from_slice(&self.0);
         bytes.push(b'/');
         bytes.extend_from_slice(name);
+        // The rest is checked already: trees are scanned name by name.
+        let is_one_good_name = !name.contains(&b'/') && Self::fault_of_name(name).is_none();
+        if is_one_good_name && bytes.len() <= MAX_PATH_BYTES {
+            return Ok(Self(bytes.into()));
+        }
         Self::new(bytes)
     }
 }
@@ -322,5 +332,25 @@ mod tests {
         assert_eq!(p.name(), b"c");
         assert_eq!(p.parent().unwrap().as_bytes(), b"a/b");
         assert_eq!(EntryPath::new(*b"a").unwrap().parent(), None);
+    }
+
+    #[test]
+    fn joined_paths_are_checked_like_others() {
+        let folder = EntryPath::new(*b"a/b").unwrap();
+        assert_eq!(folder.join(b"c").unwrap().as_bytes(), b"a/b/c");
+        assert_eq!(folder.join(b"c/d").unwrap().as_bytes(), b"a/b/c/d");
+        for bad in [
+            &b""[..],
+            b".",
+            b"..",
+            b"c/../d",
+            b"c/",
+            b"a\0b",
+            &[b'x'; 256],
+        ] {
+            assert!(folder.join(bad).is_err(), "{bad:?}");
+        }
+        let long = EntryPath::new(vec!["x"; 2040].join("/").into_bytes()).unwrap();
+        assert!(long.join(&[b'y'; 15]).is_ok() && long.join(&[b'y'; 16]).is_err());
     }
 }

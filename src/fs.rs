@@ -23,6 +23,7 @@ mod beneath;
 mod cached;
 mod limit;
 mod own;
+mod parents;
 mod sparse;
 
 pub use attrs::{
@@ -31,6 +32,7 @@ pub use attrs::{
 pub use cached::{Cached, open_cached, read_cached};
 pub use limit::{open_files, raise_open_files};
 pub use own::{OWN_MARK, make_own_dirs};
+pub use parents::Parents;
 pub use sparse::{SMALLEST_HOLE, data_runs, may_be_sparse};
 
 use crate::entry::Time;
@@ -557,6 +559,11 @@ pub enum Durability {
 
 /// Writes `bytes` to `path` so that a reader sees either the old or the new content.
 pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
+    write_parts_atomic(path, &[bytes], durability)
+}
+
+/// The same for content in parts.
+pub fn write_parts_atomic(path: &Path, parts: &[&[u8]], durability: Durability) -> Result<()> {
     let dir = path
         .parent()
         .filter(|p| !p.as_os_str().is_empty())
@@ -565,8 +572,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8], durability: Durability) -> Result
         .prefix(".tmp-")
         .tempfile_in(dir)
         .map_err(|e| Error::new("create a temporary file in", dir, e))?;
-    temp.write_all(bytes)
-        .map_err(|e| Error::new("write", path, e))?;
+    for bytes in parts {
+        temp.write_all(bytes)
+            .map_err(|e| Error::new("write", path, e))?;
+    }
     if durability == Durability::Sync {
         temp.as_file()
             .sync_all()

@@ -1,6 +1,9 @@
 //! Folding: combines the content of two writers of a name into one snapshot; and the closure check that every snapshot must pass.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    cell::{Cell, OnceCell},
+    collections::{HashMap, HashSet},
+};
 
 pub mod barred;
 pub mod contained;
@@ -12,8 +15,8 @@ mod needed;
 
 use super::{
     config::Folded,
-    snapshot::{At, Pack, Places, Snapshot},
-    toc::TocEntry,
+    snapshot::{At, Pack, Snapshot},
+    toc::{Object, ObjectId, TocEntry},
 };
 use crate::{
     digest::Digest,
@@ -177,12 +180,12 @@ pub fn close(snapshot: &mut Snapshot, rules: Rules) -> Vec<Died> {
     if rules == GO_BUILD {
         forget_outputs(snapshot);
     }
-    one_live_entry_a_path(snapshot);
+    let by_path = one_live_entry_a_path(snapshot);
     objects_are_there(snapshot, &mut died);
     match rules {
         GO_BUILD => outputs_follow_actions(snapshot, &mut died),
         Rules::Union { .. } => needs_are_met(snapshot, &mut died),
-        Rules::Tree => tree_holds(snapshot, &mut died),
+        Rules::Tree => tree_holds(snapshot, by_path, &mut died),
     }
     needed::drop_needless(snapshot);
     died
@@ -194,8 +197,8 @@ fn kill(snapshot: &mut Snapshot, at: At) {
 }
 
 /// Of two live entries with the same path the later one wins: by time (for an action entry: its own), then by the needed entry,
-/// then by content; of two equal ones that of the first pack. The day of last use is the latest of all.
-fn one_live_entry_a_path(snapshot: &mut Snapshot) {
+/// then by content; of two equal ones that of the first pack. The day of last use is the latest of all. Returns the winners, sorted by path.
+fn one_live_entry_a_path(snapshot: &mut Snapshot) -> Vec<At> {
     fn rank(e: &TocEntry) -> impl Ord + '_ {
         (
             e.entry.meta.mtime,
@@ -205,22 +208,20 @@ fn one_live_entry_a_path(snapshot: &mut Snapshot) {
             e.entry.kind.content_len(),
         )
     }
-    let mut best: HashMap<&EntryPath, At> = HashMap::new();
-    let mut losers = Vec::new();
-    let mut days = Vec::new();
-    for (at, e) in snapshot.live() {
-        best.entry(&e.entry.path)
-            .and_modify(|held| {
-                let loser = if rank(e) > rank(snapshot.entry(*held)) {
-                    std::mem::replace(held, at)
-                } else {
-                    at
-                };
-                losers.push(loser);
-                days.push((*held, snapshot.day(loser)));
-            })
-            .or_insert(at);
-    }
+    let (mut losers, mut days) = (Vec::new(), Vec::new());
+    let mut by_path = snapshot.live_by_path();
+    let entry = |at: &At| snapshot.entry(*at);
+    by_path.dedup_by(|at, held| {
+        if entry(at).entry.path != entry(held).entry.path {
+            return false;
+        }
+        if rank(entry(at)) > rank(entry(held)) {
+            std::mem::swap(at, held);
+        }
+        losers.push(*at);
+        days.push((*held, snapshot.day(*at)));
+        true
+    });
     for (at, day) in days {
         let held = &mut snapshot.packs[at.pack].days[at.entry];
         *held = day.max(*held);
@@ -228,13 +229,14 @@ fn one_live_entry_a_path(snapshot: &mut Snapshot) {
     for at in losers {
         kill(snapshot, at);
     }
+    by_path
 }
 
 fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
-    let objects = snapshot.objects();
+    let held = Held::new(snapshot);
     let mut dead = Vec::new();
     for (at, e) in snapshot.live() {
-        if !resolvable(snapshot, &objects, at) {
+        if !held.has_all_of(at) {
             note(died, &e.entry.path, "a pack with its content is missing");
             dead.push(at);
         }
@@ -244,8 +246,35 @@ fn objects_are_there(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     }
 }
 
-fn resolvable(snapshot: &Snapshot, objects: &Places, at: At) -> bool {
-    snapshot.object_ids(at).all(|id| objects.contains_key(&id))
+/// The objects that the packs of a snapshot list.
+struct Held<'a> {
+    snapshot: &'a Snapshot,
+    /// By id; only entries with objects in other packs need it.
+    all: OnceCell<HashSet<ObjectId>>,
+}
+
+impl<'a> Held<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        Self {
+            snapshot,
+            all: OnceCell::new(),
+        }
+    }
+
+    /// Returns true if the packs list all objects of an entry.
+    fn has_all_of(&self, at: At) -> bool {
+        let toc = &self.snapshot.packs[at.pack].toc;
+        let is_own = |index: u32| toc.objects.len() > index as usize;
+        let mut objects = toc.entries[at.entry].objects.iter();
+        objects.all(|index| is_own(*index) || self.all().contains(&toc.object(*index)))
+    }
+
+    fn all(&self) -> &HashSet<ObjectId> {
+        self.all.get_or_init(|| {
+            let packs = self.snapshot.packs.iter();
+            packs.flat_map(|p| &p.toc.objects).map(Object::id).collect()
+        })
+    }
 }
 
 /// Drops entries whose needed entry is missing.
@@ -269,7 +298,7 @@ fn needs_are_met(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
 /// Outputs become live exactly if a live action names them, each once, whatever their marks were before; an action without its
 /// output is dropped. An output has no day of its own: it stays as long as the actions that name it.
 fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
-    let objects = snapshot.objects();
+    let held = Held::new(snapshot);
     let mut outputs: HashMap<&EntryPath, Option<At>> = snapshot
         .live()
         .filter_map(|(_, e)| Some((e.entry.needs.as_ref()?, None)))
@@ -280,7 +309,7 @@ fn outputs_follow_actions(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
             if let Some(place @ None) = outputs.get_mut(&e.entry.path)
                 && e.entry.needs.is_none()
                 && !p.barred.contains(&entry)
-                && resolvable(snapshot, &objects, at)
+                && held.has_all_of(at)
             {
                 *place = Some(at);
             }
@@ -317,28 +346,18 @@ fn forget_outputs(snapshot: &mut Snapshot) {
     }
 }
 
-fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
-    let kinds: HashMap<&EntryPath, &Kind> = snapshot
-        .live()
-        .map(|(_, e)| (&e.entry.path, &e.entry.kind))
-        .collect();
-    let under_a_folder = |path: &EntryPath| {
-        let mut above = path.parent();
-        while let Some(p) = above {
-            if kinds.get(&p).is_some_and(|k| !matches!(k, Kind::Dir)) {
-                return false;
-            }
-            above = p.parent();
-        }
-        true
-    };
+/// `by_path`: the live entries, and some that were live, sorted by path.
+fn tree_holds(snapshot: &mut Snapshot, mut by_path: Vec<At>, died: &mut Vec<Died>) {
+    by_path.retain(|at| snapshot.packs[at.pack].live[at.entry]);
+    let tree = Tree::new(snapshot, by_path);
     let mut dead = Vec::new();
     for (at, e) in snapshot.live() {
         let path = &e.entry.path;
         let why = match &e.entry.kind {
-            _ if !under_a_folder(path) => Some("its parent is not a folder"),
+            _ if !tree.is_under_folders(path) => Some("its parent is not a folder"),
             Kind::Hardlink(to)
-                if !kinds.get(to).is_some_and(|k| k.is_file()) || !under_a_folder(to) =>
+                if !tree.kind(to.as_bytes()).is_some_and(Kind::is_file)
+                    || !tree.is_under_folders(to) =>
             {
                 Some("the target of the hard link is missing")
             }
@@ -352,6 +371,57 @@ fn tree_holds(snapshot: &mut Snapshot, died: &mut Vec<Died>) {
     for at in dead {
         kill(snapshot, at);
     }
+}
+
+/// The live entries of a snapshot with one live entry per path, to be looked up by path.
+struct Tree<'a> {
+    snapshot: &'a Snapshot,
+    by_path: Vec<At>,
+    /// The folder looked at last, and whether only folders are above and at it: entries of one folder mostly follow each other.
+    last: Cell<(&'a [u8], bool)>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(snapshot: &'a Snapshot, by_path: Vec<At>) -> Self {
+        Self {
+            snapshot,
+            by_path,
+            last: Cell::new((b"", true)),
+        }
+    }
+
+    fn kind(&self, path: &[u8]) -> Option<&'a Kind> {
+        let entry = |at: &At| &self.snapshot.entry(*at).entry;
+        let found = self
+            .by_path
+            .binary_search_by(|at| entry(at).path.as_bytes().cmp(path));
+        found.ok().map(|i| &entry(&self.by_path[i]).kind)
+    }
+
+    /// Returns true if no entry above the path is anything but a folder.
+    fn is_under_folders(&self, path: &'a EntryPath) -> bool {
+        let parent = path.folder();
+        if self.last.get().0 != parent {
+            self.last.set((parent, self.are_folders(parent)));
+        }
+        self.last.get().1
+    }
+
+    fn are_folders(&self, mut path: &[u8]) -> bool {
+        while !path.is_empty() {
+            if self.kind(path).is_some_and(|k| !matches!(k, Kind::Dir)) {
+                return false;
+            }
+            path = above(path);
+        }
+        true
+    }
+}
+
+/// The path of the folder that contains `path`; empty at the top.
+fn above(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|b| *b == b'/').unwrap_or(0);
+    &path[..end]
 }
 
 /// Drops entries of a union: those unused for more than `max_age` days, then the least recently used ones until the stored share

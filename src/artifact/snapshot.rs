@@ -15,10 +15,7 @@ use super::{
     toc::{MAX_STORED_TOC_BYTES, ObjectId, Toc, TocEntry},
     wire::{Malformed, Result, bad},
 };
-use crate::{
-    digest::Digest,
-    entry::{EntryPath, Time},
-};
+use crate::{digest::Digest, entry::Time};
 
 /// Longest media type or title of a layer.
 const MAX_LABEL_BYTES: usize = 255;
@@ -344,9 +341,13 @@ impl Snapshot {
         })
     }
 
-    /// The live entries by path.
-    pub fn by_path(&self) -> HashMap<&EntryPath, At> {
-        self.live().map(|(at, e)| (&e.entry.path, at)).collect()
+    /// The live entries sorted by path; of one path, in the order of the packs.
+    pub fn live_by_path(&self) -> Vec<At> {
+        let mut all: Vec<At> = self.live().map(|(at, _)| at).collect();
+        let path = |at: &At| &self.entry(*at).entry.path;
+        // Packs of a folder are in this order already, which a stable sort finds out in one pass.
+        all.sort_by(|a, b| path(a).cmp(path(b)));
+        all
     }
 
     /// The location of each object: pack and index of the object; the first pack that claims to hold it is used.

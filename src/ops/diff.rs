@@ -1,6 +1,6 @@
 //! Finds what a scan has and a snapshot lacks: by metadata where the node index or a file name proves it, otherwise by hashing.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{cell::OnceCell, path::PathBuf};
 
 use super::LeftOut;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         toc::TocEntry,
     },
     digest::{ContentHasher, ContentId},
-    entry::{EntryPath, Kind},
+    entry::Kind,
     pack::item::{ContentPlan, PackItem},
     source::{Item, Known, KnownContent, Source, SourceKind},
 };
@@ -17,6 +17,8 @@ use crate::{
 /// Where the content to pack is read from.
 #[derive(Debug, Clone)]
 pub enum From {
+    /// In the cache itself, as it was scanned.
+    Scanned,
     /// In the cache itself.
     Item(Box<Item>),
     /// In a fetched file.
@@ -61,20 +63,26 @@ pub fn diff(
     known: &dyn Known,
     threads: usize,
 ) -> Diff {
-    let by_path = base.map(Snapshot::by_path).unwrap_or_default();
-    let objects = base.map(Snapshot::objects).unwrap_or_default();
+    debug_assert!(items.is_sorted_by(|a, b| a.entry.path < b.entry.path));
     let judge = Judge {
         source,
         base,
-        by_path: &by_path,
-        objects: &objects,
+        objects: OnceCell::new(),
         known,
     };
+    let mut stored = InOrder::new(base);
     let mut out = Diff::default();
     let mut hash = Vec::new();
     for (i, item) in items.iter_mut().enumerate() {
-        match judge.verdict(item) {
-            Verdict::Keep(at) => out.kept.push((i, at)),
+        let held = stored.at(item.entry.path.as_bytes());
+        match judge.verdict(item, held) {
+            Verdict::Keep(at) => {
+                // One copy of the path suffices.
+                if let Some((_, stored)) = held {
+                    item.entry.path = stored.entry.path.clone();
+                }
+                out.kept.push((i, at));
+            }
             Verdict::New(content) => out.new.push(new(i, item, content)),
             Verdict::Hash(at) => hash.push((i, at)),
             // No need to report it.
@@ -85,6 +93,7 @@ pub fn diff(
             }),
         }
     }
+    drop(stored);
     let items = &*items;
     for ((i, at), content) in hash.iter().zip(hash_all(source, items, &hash, threads)) {
         let item = &items[*i];
@@ -107,7 +116,7 @@ pub fn diff(
 fn new(i: usize, item: &Item, content: ContentPlan) -> New {
     New {
         item: Some(i),
-        from: From::Item(Box::new(item.clone())),
+        from: From::Scanned,
         pack: PackItem {
             entry: item.entry.clone(),
             claim: item.claim,
@@ -129,21 +138,47 @@ fn sort(kind: SourceKind, items: &[Item], new: &mut [New]) {
     }
 }
 
+/// The live entries of a closed snapshot, looked up by paths in ascending order.
+struct InOrder<'a> {
+    base: Option<&'a Snapshot>,
+    rest: std::iter::Peekable<std::vec::IntoIter<At>>,
+}
+
+impl<'a> InOrder<'a> {
+    fn new(base: Option<&'a Snapshot>) -> Self {
+        let all = base.map(Snapshot::live_by_path).unwrap_or_default();
+        Self {
+            base,
+            rest: all.into_iter().peekable(),
+        }
+    }
+
+    /// The entry at `path`, which must not sort before the path of the last call.
+    fn at(&mut self, path: &[u8]) -> Option<(At, &'a TocEntry)> {
+        let base = self.base?;
+        let before = |at: &At| base.entry(*at).entry.path.as_bytes() < path;
+        while self.rest.next_if(before).is_some() {}
+        let at = *self.rest.peek()?;
+        let held = base.entry(at);
+        (held.entry.path.as_bytes() == path).then_some((at, held))
+    }
+}
+
 struct Judge<'a> {
     source: &'a dyn Source,
     base: Option<&'a Snapshot>,
-    by_path: &'a HashMap<&'a EntryPath, At>,
-    objects: &'a Places,
+    /// Where the objects of `base` are; only content whose path `base` does not have needs it.
+    objects: OnceCell<Places>,
     known: &'a dyn Known,
 }
 
 impl Judge<'_> {
-    fn verdict(&self, item: &mut Item) -> Verdict {
-        let held = self.base.and_then(|b| {
-            self.by_path
-                .get(&item.entry.path)
-                .map(|at| (*at, b.entry(*at)))
-        });
+    fn objects(&self) -> &Places {
+        let all = || self.base.map(Snapshot::objects).unwrap_or_default();
+        self.objects.get_or_init(all)
+    }
+
+    fn verdict(&self, item: &mut Item, held: Option<(At, &TocEntry)>) -> Verdict {
         let known = if item.entry.kind.is_file() {
             self.known.content(&item.entry.path, &item.stat)
         } else {
@@ -197,7 +232,7 @@ impl Judge<'_> {
             return kept_content(base, at);
         }
         match u32::try_from(known.len) {
-            Ok(len) if self.objects.contains_key(&(known.content, len)) => ContentPlan::Kept {
+            Ok(len) if self.objects().contains_key(&(known.content, len)) => ContentPlan::Kept {
                 content: known.content,
                 objects: vec![(known.content, len)],
             },

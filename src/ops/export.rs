@@ -128,9 +128,9 @@ fn stuck(e: &store::Error) -> Option<Digest> {
 /// Reports the result, after all phases.
 async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Result<Report> {
     let mut export = Export::new(ctx, options);
-    let (mut ground, scanned) = export.look().await?;
+    let (ground, scanned) = export.look().await?;
     let generation = generation(&ground, stuck);
-    let mut tree = export.compare(&mut ground, scanned).await?;
+    let mut tree = export.compare(&ground, scanned).await?;
     export.must_hold_something(&ground, &tree)?;
     let mut fitted = export.fit(&ground, &mut tree).await?;
     let mut packed = export
@@ -156,6 +156,8 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
         (*i, base.entry(*at).content)
     });
     packed.contents.extend(kept);
+    // In the order of the scan, which the index has too.
+    packed.contents.sort_unstable_by_key(|(i, _)| *i);
     remember(ctx, options, tree, packed.contents, matched).await;
     Ok(Report {
         kind: options.source.kind().name(),
@@ -178,14 +180,14 @@ struct Tree {
     items: Arc<Vec<Item>>,
     diff: Diff,
     /// The previous node index.
-    index: Option<NodeIndex>,
+    index: Arc<Option<NodeIndex>>,
     stamp: Option<Stamp>,
 }
 
 impl Tree {
     /// Returns true if the job used an item.
     fn is_used(&self, source: &dyn Source, item: usize) -> bool {
-        let imported_at = self.index.as_ref().and_then(NodeIndex::imported_at);
+        let imported_at = (*self.index).as_ref().and_then(NodeIndex::imported_at);
         source.used(&self.items[item], imported_at)
     }
 
@@ -255,9 +257,10 @@ impl<'a> Export<'a> {
     async fn look(&mut self) -> Result<(Ground, Scanned)> {
         let (ctx, options) = (self.ctx, self.options);
         ctx.progress.begin(Phase::Resolve, None);
+        let index = Arc::new(super::load_index(ctx, &options.source).await);
         let (ground, scanned) = tokio::join!(
-            ground(ctx, options, &self.name, self.rules),
-            scan(ctx, options.source.clone()),
+            ground(ctx, options, &self.name, self.rules, index.clone()),
+            scan(options.source.clone(), index.clone()),
         );
         let (mut ground, scanned) = (ground?, scanned?);
         for LeftOut { what, why } in ground.current.broken.iter().take(MAX_WARNED) {
@@ -276,12 +279,12 @@ impl<'a> Export<'a> {
     ///
     /// # Errors
     /// When there is nothing to pack and nothing stored: no name is created.
-    async fn compare(&mut self, ground: &mut Ground, scanned: Scanned) -> Result<Tree> {
-        let (mut items, index) = (scanned.items, ground.index.take());
+    async fn compare(&mut self, ground: &Ground, scanned: Scanned) -> Result<Tree> {
+        let (mut items, index) = (scanned.items, ground.index.clone());
         let (source, threads) = (self.options.source.clone(), self.ctx.threads);
         let base = ground.base.clone().filter(|_| !self.options.flatten);
         let (mut diff, items, index) = task::blocking(move || {
-            let known: &dyn Known = match &index {
+            let known: &dyn Known = match &*index {
                 Some(index) => index,
                 None => &NothingKnown,
             };
@@ -313,7 +316,8 @@ impl<'a> Export<'a> {
     /// Refuses an empty folder, or warns about it; also warns about a replacement that contains imported files.
     fn must_hold_something(&self, ground: &Ground, tree: &Tree) -> Result<()> {
         if ground.mark.is_some() {
-            replace::warn_of_imported(self.ctx, &self.name, tree.index.as_ref(), &tree.items);
+            let index = (*tree.index).as_ref();
+            replace::warn_of_imported(self.ctx, &self.name, index, &tree.items);
         }
         if tree.items.is_empty() && !self.may_be_empty() {
             let nothing = nothing_carried(self.source, &self.left_out);
@@ -357,7 +361,7 @@ impl<'a> Export<'a> {
         let (ctx, options) = (self.ctx, self.options);
         let kept = tree.kept(self.source);
         let basis = self.basis(ground, ground.base.as_ref(), &kept);
-        let limited = limit::apply(ctx, options, &basis, &mut tree.diff).await?;
+        let limited = limit::apply(ctx, options, &basis, &tree.items, &mut tree.diff).await?;
         self.left_out.extend(limited.left_out);
         let (base, room) = (limited.base, limited.room);
         let merged = merge_packs(ctx, options, base.as_ref(), tree, room).await;
@@ -425,6 +429,7 @@ impl<'a> Export<'a> {
         let (base, choice) = (fitted.base.as_ref(), &fitted.merged.choice);
         let work = Work {
             source: options.source.clone(),
+            scanned: tree.items.clone(),
             new: std::mem::take(&mut tree.diff.new),
             kept: Arc::new(kept_objects(base.map(|b| &**b), choice)),
             options: pack::write::Options {
@@ -726,23 +731,32 @@ async fn remember(
         let Ok(Some(root)) = crate::fs::Dir::open_if_there(source.root()) else {
             return;
         };
+        let before = (*tree.index).as_ref();
         let notes = Notes {
-            imported: tree.index.and_then(|i| i.notes.imported),
+            imported: before.and_then(|i| i.notes.imported.clone()),
             matched: Some(matched.digest.to_string()),
             replacement: matched.mark,
         };
-        let records = contents.into_iter().map(|(i, content)| {
-            let item = &tree.items[i];
-            (
-                item.entry.path.clone(),
-                item.stat,
-                KnownContent {
-                    content,
+        let records = || {
+            let files = contents
+                .iter()
+                .map(|(i, content)| (&tree.items[*i], content));
+            let files = files.filter(|(item, _)| item.entry.kind.is_file());
+            files.map(|(item, content)| {
+                let content = KnownContent {
+                    content: *content,
                     len: item.entry.kind.content_len(),
-                },
-            )
-        });
-        match NodeIndex::record(&root, stamp, notes, records) {
+                };
+                (&item.entry.path, item.stat, content)
+            })
+        };
+        if let Some(before) = before
+            && before.notes == notes
+            && before.proves_just(records())
+        {
+            return before.keep(&state, source.kind(), source.root());
+        }
+        match NodeIndex::record(&root, stamp, notes, records()) {
             Ok(index) => index.save(&state, source.kind(), source.root()),
             Err(e) => tracing::debug!(error = %e, "Could not write the node index"),
         }

@@ -1,10 +1,10 @@
 //! Import: finds the best snapshot of a name and restores it, fetching only what the node lacks.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{fmt::Write as _, path::Path, sync::Arc, time::Duration};
 
 use super::{
     Clock, Context, LeftOut, Moved, PhaseTime, Result, damage,
-    restore::{How, NotRestored, Stands, restore},
+    restore::{Contents, How, NotRestored, Stands, restore},
     rules,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
         snapshot::Snapshot,
     },
     digest::Digest,
-    entry::{EntryPath, Time},
+    entry::Time,
     progress::Phase,
     source::{
         self, Known as _, Source,
@@ -339,7 +339,7 @@ struct Origin {
 async fn remember(
     ctx: &Context,
     options: &Options,
-    contents: Vec<Stands>,
+    contents: Contents,
     origin: Origin,
     before: Arc<Option<NodeIndex>>,
 ) {
@@ -360,40 +360,41 @@ async fn remember(
         replacement: origin.mark,
     };
     task::blocking(move || {
+        let contents = match (contents, &*before) {
+            (Contents::Known(contents), _) => contents,
+            (Contents::AsIndexed, Some(index)) => {
+                return again(index, &notes, &state, &*source);
+            }
+            (Contents::AsIndexed, None) => return,
+        };
         let record = || -> crate::source::Result<()> {
             let root = crate::fs::Dir::open(source.root())?;
             let stamp = Stamp::take_settled(&root)?;
-            let mut found = Vec::with_capacity(contents.len());
-            let mut parent: Option<(Option<EntryPath>, crate::fs::Dir)> = None;
-            // Sorted by path: most share their folder with the one before.
-            for Stands {
-                path,
-                content,
-                mtime,
-            } in contents
-            {
-                let above = path.parent();
-                if parent.as_ref().is_none_or(|(p, _)| *p != above) {
-                    parent = root.open_parent_if_there(&path)?.map(|dir| (above, dir));
-                }
-                let Some((_, dir)) = &parent else { continue };
-                let Some(stat) = dir.stat(path.name())? else {
-                    continue;
+            let (mut parents, mut failed) = (crate::fs::Parents::new(&root), None);
+            let mut examine = |file: Stands| {
+                let Some(dir) = parents.of(&file.path)? else {
+                    return Ok(None);
+                };
+                let Some(stat) = dir.stat(file.path.name())? else {
+                    return Ok(None);
                 };
                 // Someone may have changed it since it was placed or compared.
-                let known = before
-                    .as_ref()
-                    .as_ref()
-                    .and_then(|b| b.content(&path, &stat));
-                if stat.mtime == mtime || known == Some(content) {
-                    found.push((path, stat, content));
-                }
+                let before = (*before).as_ref();
+                let known = before.and_then(|b| b.content(&file.path, &stat));
+                let is_known = stat.mtime == file.mtime || known == Some(file.content);
+                Ok(is_known.then_some((file.path, stat, file.content)))
+            };
+            let found = contents.into_iter().map_while(|file| {
+                let examined = examine(file);
+                examined
+                    .map_err(|e: crate::fs::Error| failed = Some(e))
+                    .ok()
+            });
+            let index = NodeIndex::record(&root, stamp, notes, found.flatten())?;
+            if let Some(e) = failed {
+                return Err(e.into());
             }
-            NodeIndex::record(&root, stamp, notes, found)?.save(
-                &state,
-                source.kind(),
-                source.root(),
-            );
+            index.save(&state, source.kind(), source.root());
             Ok(())
         };
         if let Err(e) = record() {
@@ -401,4 +402,20 @@ async fn remember(
         }
     })
     .await;
+}
+
+/// Records an import that changed nothing of what the index lists.
+fn again(index: &NodeIndex, notes: &Notes, state: &Path, source: &dyn Source) {
+    let (kind, root) = (source.kind(), source.root());
+    // When a folder was imported last decides nothing; when a Go cache was shows what its job used.
+    let at = |notes: &Notes| notes.imported.as_ref().map(|i| i.at);
+    let mut before = index.notes.clone();
+    if let (Some(imported), Some(at), false) = (&mut before.imported, at(notes), kind.is_go()) {
+        imported.at = at;
+    }
+    if before == *notes {
+        index.keep(state, kind, root);
+    } else {
+        index.save_with(notes, state, kind, root);
+    }
 }

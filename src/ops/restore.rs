@@ -14,7 +14,7 @@ use super::{
 use crate::{
     artifact::{
         config::RootMeta,
-        snapshot::{At, Pack, Snapshot},
+        snapshot::{Pack, Snapshot},
         toc::TocEntry,
     },
     digest::Digest,
@@ -76,7 +76,15 @@ pub struct Restored {
     /// What was fetched.
     pub moved: Moved,
     /// Files now in the target, sorted by path: for the node index.
-    pub contents: Vec<Stands>,
+    pub contents: Contents,
+}
+
+/// The files in the target after a restore.
+pub enum Contents {
+    /// Just those that the node index proves: nothing was changed.
+    AsIndexed,
+    /// Those whose content is known, sorted by path.
+    Known(Vec<Stands>),
 }
 
 /// A file whose content is known.
@@ -123,7 +131,13 @@ pub async fn restore(
         let why = format!("{} is refused: {}", first.what, first.why);
         return Ok(Err(NotRestored::Incomplete(Vec::new(), why)));
     }
-    let plan = Arc::new(plan(&snapshot, &wanted));
+    // Planning indexes all objects of the snapshot.
+    let plan = if wanted.is_empty() {
+        Plan::default()
+    } else {
+        plan(&snapshot, &wanted)
+    };
+    let plan = Arc::new(plan);
     let job = Arc::new(Restorer {
         source,
         snapshot,
@@ -266,14 +280,18 @@ impl Target for Staged {
 
 /// The files that must be fetched.
 fn wanted(survey: &Survey, snapshot: &Snapshot, verify: Verify) -> Vec<Wanted> {
-    let is_file = |at: &At| snapshot.entry(*at).entry.kind.is_file();
     let all = survey.entries.iter().zip(&survey.standing);
-    all.filter(|(at, s)| is_file(at) && matches!(s, Standing::Absent | Standing::Other))
+    all.filter(|(at, s)| is_wanted(&snapshot.entry(**at).entry, **s))
         .map(|(at, _)| Wanted {
             at: *at,
             check: verify == Verify::Contents,
         })
         .collect()
+}
+
+/// Returns true if the entry is a file that must be fetched, given what is in its place.
+fn is_wanted(entry: &Entry, standing: Standing) -> bool {
+    entry.kind.is_file() && matches!(standing, Standing::Absent | Standing::Other)
 }
 
 impl Restorer {
@@ -321,7 +339,7 @@ impl Restorer {
         &self,
         staging: Arc<Option<Staging>>,
         broken: &[(usize, String)],
-    ) -> Result<(u64, Vec<LeftOut>, Vec<Stands>)> {
+    ) -> Result<(u64, Vec<LeftOut>, Contents)> {
         let mut lost: HashMap<&EntryPath, String> = HashMap::new();
         for (i, why) in broken {
             lost.insert(&self.plan.files[*i].path, why.clone());
@@ -351,12 +369,10 @@ impl Restorer {
             }
         }
         self.lose_what_needs_the_lost(staging.as_ref(), &mut lost)?;
-        let staged: HashSet<&EntryPath> = staged_paths
-            .iter()
-            .filter(|p| !lost.contains_key(p))
-            .collect();
-        let mut entries = Vec::new();
-        let mut is_staged = Vec::new();
+        let mut placed: Vec<EntryPath> = staged_paths;
+        placed.retain(|p| !lost.contains_key(p));
+        let mut entries = Vec::with_capacity(self.survey.entries.len());
+        let mut is_staged = Vec::with_capacity(self.survey.entries.len());
         let mut adjusted = Vec::new();
         for (entry, standing) in self.survey() {
             if lost.contains_key(&entry.path) {
@@ -368,10 +384,10 @@ impl Restorer {
             {
                 adjusted.push(entry);
             }
-            is_staged.push(staged.contains(&entry.path));
+            is_staged.push(is_wanted(entry, *standing));
             entries.push(entry);
         }
-        let mut written = staged.len() as u64;
+        let mut written = placed.len() as u64;
         let links = entries
             .iter()
             .zip(self.survey.standing.iter())
@@ -410,16 +426,21 @@ impl Restorer {
             }
             None => fs::Dir::open(self.source.root())?,
         };
-        let placed: Vec<EntryPath> = staged.into_iter().cloned().collect();
         self.complete(&root, &entries, &adjusted, &placed, made)
             .map_err(|e| e.after(self.source.root(), changed, removed))?;
+        let is_untouched = written == 0 && adjusted.is_empty() && removed == 0 && changed == 0;
+        let contents = if self.survey.is_as_indexed && is_untouched {
+            Contents::AsIndexed
+        } else {
+            Contents::Known(self.contents(&lost))
+        };
         let mut missing = self.survey.refused.clone();
         missing.extend(lost.into_iter().map(|(p, why)| LeftOut {
             what: p.to_string(),
             why,
         }));
         missing.sort_by(|a, b| a.what.cmp(&b.what));
-        Ok((written, missing, self.contents(&entries)))
+        Ok((written, missing, contents))
     }
 
     /// Final work in the target once everything is in place.
@@ -479,13 +500,12 @@ impl Restorer {
         Ok(())
     }
 
-    /// The known content of the target's files.
-    fn contents(&self, entries: &[&Entry]) -> Vec<Stands> {
-        let there: HashSet<&EntryPath> = entries.iter().map(|e| &e.path).collect();
+    /// The known content of the target's files, without those that are `lost`.
+    fn contents(&self, lost: &HashMap<&EntryPath, String>) -> Vec<Stands> {
         let all = self.survey.entries.iter().zip(&self.survey.standing);
         all.map(|(at, standing)| (self.snapshot.entry(*at), standing))
             .filter(|(TocEntry { entry: e, .. }, s)| {
-                e.kind.is_file() && **s != Standing::Keep && there.contains(&e.path)
+                e.kind.is_file() && **s != Standing::Keep && !lost.contains_key(&e.path)
             })
             .map(
                 |(

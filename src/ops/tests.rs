@@ -30,6 +30,7 @@ mod forging;
 mod fronts;
 mod go;
 mod hostile;
+mod indexed;
 mod limits;
 mod looking;
 mod modules;

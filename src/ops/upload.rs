@@ -29,7 +29,7 @@ use crate::{
         write::{Options, Outcome, Sink, Written},
     },
     progress::{Phase, Progress},
-    source::Source,
+    source::{Item, Source},
     store::{Spool, SpoolWriter},
     task::{self, Stop},
 };
@@ -63,6 +63,8 @@ async fn must_be_allowed(ctx: &Context, new: u64) -> Result<()> {
 pub struct Work {
     /// The cache.
     pub source: Arc<dyn Source>,
+    /// What was scanned of it.
+    pub scanned: Arc<Vec<Item>>,
     /// The items to pack.
     pub new: Vec<New>,
     /// Objects that kept packs have.
@@ -91,7 +93,7 @@ pub async fn rehearse(ctx: &Context, work: Work, day: u32) -> Result<(Vec<Pack>,
     let watch = ctx.progress.clone();
     task::blocking(move || {
         let mut sink = Weighed(Vec::new());
-        let outcomes = pack_all(&work, &mut sink, &watch)?;
+        let outcomes = pack_all(work, &mut sink, &watch)?;
         let pack = |(i, written): (usize, Written)| {
             let place = place_of(&written);
             let digest = Digest::sha256_of(format!("{i} {}", place.digest).as_bytes());
@@ -132,14 +134,18 @@ impl Sink for Weighed {
 
 struct Contained<'a> {
     source: &'a dyn Source,
-    new: &'a [New],
+    scanned: &'a [Item],
+    /// Of each item to pack: its index in the scan, if it has one, and where its content is.
+    new: &'a [(Option<usize>, From)],
 }
 
 impl Contents for Contained<'_> {
     fn open(&self, item: usize) -> std::result::Result<Box<dyn Content>, String> {
-        match &self.new[item].from {
-            From::Item(item) => self.source.open(item),
-            From::File(path) => match File::open(path) {
+        match &self.new[item] {
+            (Some(scanned), From::Scanned) => self.source.open(&self.scanned[*scanned]),
+            (None, From::Scanned) => Err("it was not scanned".to_owned()),
+            (_, From::Item(item)) => self.source.open(item),
+            (_, From::File(path)) => match File::open(path) {
                 Ok(file) => Ok(Box::new(Fetched(file))),
                 Err(e) => Err(format!("cannot be read back: {e}")),
             },
@@ -222,7 +228,7 @@ async fn pack_and_send(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> 
     let started = Instant::now();
     let packing = task::stoppable(move |stop| {
         let stop = stop.clone();
-        let outcomes = pack_all(&work, &mut SpoolSink { dir, out, stop }, &watch);
+        let outcomes = pack_all(work, &mut SpoolSink { dir, out, stop }, &watch);
         (outcomes, started.elapsed())
     });
     let mut packing = pin!(packing.fuse());
@@ -250,11 +256,13 @@ async fn pack_and_send(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> 
     })
 }
 
-fn pack_all<S: Sink>(work: &Work, sink: &mut S, watch: &Progress) -> Result<Vec<Outcome>> {
-    let items: Vec<PackItem> = work.new.iter().map(|n| n.pack.clone()).collect();
+fn pack_all<S: Sink>(mut work: Work, sink: &mut S, watch: &Progress) -> Result<Vec<Outcome>> {
+    let new = std::mem::take(&mut work.new).into_iter();
+    let (items, new): (Vec<PackItem>, Vec<_>) = new.map(|n| (n.pack, (n.item, n.from))).unzip();
     let contents = Contained {
         source: &*work.source,
-        new: &work.new,
+        scanned: &work.scanned,
+        new: &new,
     };
     let kept = |id: &ObjectId| work.kept.contains(id);
     let total = items.iter().map(|i| i.entry.kind.content_len()).sum();

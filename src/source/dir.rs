@@ -57,7 +57,12 @@ pub struct Dir {
     carry: Carry,
     /// The root as the last scan opened it.
     opened: Mutex<Option<Arc<fs::Dir>>>,
+    /// The folder of the item that was opened last: contents are mostly read folder by folder.
+    reading: Mutex<Option<Opened>>,
 }
+
+/// An open folder and its path below the root.
+type Opened = (Box<[u8]>, Arc<fs::Dir>);
 
 impl Dir {
     /// The folder `root`, which need not exist.
@@ -71,6 +76,7 @@ impl Dir {
             own: options.own.clone(),
             carry: Carry::new(options.xattrs, options.owner),
             opened: Mutex::new(None),
+            reading: Mutex::new(None),
         })
     }
 
@@ -95,6 +101,7 @@ impl Dir {
             Err(e) => return Err(e.into()),
         };
         *self.opened.lock() = Some(Arc::clone(&root));
+        *self.reading.lock() = None;
         Ok(Some(root))
     }
 
@@ -108,6 +115,20 @@ impl Dir {
                 .map_err(|e| e.to_string())?
                 .ok_or_else(|| "its folder does not exist any more".to_owned()),
         }
+    }
+
+    /// The folder that contains `path`. An item in it is compared with what the scan saw, so it does not matter when it was opened.
+    fn folder_of(&self, path: &EntryPath) -> std::result::Result<Arc<fs::Dir>, String> {
+        let folder = path.folder();
+        if let Some((last, dir)) = &*self.reading.lock()
+            && **last == *folder
+        {
+            return Ok(Arc::clone(dir));
+        }
+        let root = self.root_handle()?;
+        let dir = Arc::new(root.open_parent(path).map_err(|e| e.to_string())?);
+        *self.reading.lock() = Some((folder.into(), Arc::clone(&dir)));
+        Ok(dir)
     }
 
     /// The entry for the file at `path`; `Err` with the reason why it is left out.
@@ -212,7 +233,7 @@ impl Dir {
         if stat.size != *size {
             return Ok(false);
         }
-        let file = parent.open_file(entry.path.name());
+        let open = || parent.open_file(entry.path.name()).map_err(|e| e.source);
         let holes = |file: &std::fs::File| {
             if fs::may_be_sparse(stat) {
                 fs::data_runs(file, *size)
@@ -226,10 +247,10 @@ impl Dir {
             return match (same, extents.is_some() || fs::may_be_sparse(stat)) {
                 (false, _) => Ok(false),
                 (true, false) => Ok(true),
-                (true, true) => Ok(holes(&file.map_err(|e| e.source)?)? == *extents),
+                (true, true) => Ok(holes(&open()?)? == *extents),
             };
         }
-        let file = file.map_err(|e| e.source)?;
+        let file = open()?;
         if holes(&file)? != *extents {
             return Ok(false);
         }
@@ -424,10 +445,7 @@ impl Source for Dir {
         let Kind::File { extents, size } = &item.entry.kind else {
             return Err("it is not a regular file".to_owned());
         };
-        let parent = self
-            .root_handle()?
-            .open_parent(&item.entry.path)
-            .map_err(|e| e.to_string())?;
+        let parent = self.folder_of(&item.entry.path)?;
         let file = StableFile::open(&parent, item.entry.path.name(), &item.stat, Watch::All)?;
         match extents {
             None => Ok(Box::new(file)),
@@ -441,12 +459,13 @@ impl Source for Dir {
 
     fn standing(
         &self,
-        root: &fs::Dir,
+        places: &mut fs::Parents<'_>,
         entry: &Entry,
         content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
-        let Some(parent) = root.open_parent_if_there(&entry.path)? else {
+        let root = places.root();
+        let Some(parent) = places.of(&entry.path)? else {
             return Ok(Standing::Absent);
         };
         let name = entry.path.name();
@@ -471,7 +490,7 @@ impl Source for Dir {
                 // Unreadable files are replaced.
                 stat.is_file()
                     && content.is_some_and(|digest| {
-                        Self::same_content(&parent, entry, &stat, digest, known).unwrap_or(false)
+                        Self::same_content(parent, entry, &stat, digest, known).unwrap_or(false)
                     })
             }
         };

@@ -235,7 +235,12 @@ fn extended_attributes_travel_with_the_flag() {
     let content = ContentId::of(b"x");
     let standing = || {
         source
-            .standing(&root, &item.entry, Some(&content), &NothingKnown)
+            .standing(
+                &mut fs::Parents::new(&root),
+                &item.entry,
+                Some(&content),
+                &NothingKnown,
+            )
             .unwrap()
     };
     assert_eq!(standing(), Standing::Same);
@@ -261,7 +266,9 @@ fn what_stands_is_told_from_what_should() {
     let nothing: &dyn Known = &NothingKnown;
     let standing = |e: &Entry, known: &dyn Known| {
         let content = e.kind.is_file().then_some(&content);
-        source.standing(&root, e, content, known).unwrap()
+        source
+            .standing(&mut fs::Parents::new(&root), e, content, known)
+            .unwrap()
     };
     for item in &got.items {
         assert_eq!(standing(&item.entry, nothing), Standing::Same, "{item:?}");
@@ -333,7 +340,12 @@ fn a_hole_in_another_place_is_other_content() {
     let root = fs::Dir::open(temp.path()).unwrap();
     let standing = |known: &dyn Known| {
         source
-            .standing(&root, &item.entry, Some(&content), known)
+            .standing(
+                &mut fs::Parents::new(&root),
+                &item.entry,
+                Some(&content),
+                known,
+            )
             .unwrap()
     };
     assert_eq!(standing(&NothingKnown), Standing::Same);

@@ -19,7 +19,7 @@ use std::{
 use crate::{
     digest::{ContentId, Sha256, Sha256Hasher},
     entry::{Entry, EntryPath, Meta, Time},
-    fs::{self, Dir, Stat, missing_is_none},
+    fs::{self, Dir, Parents, Stat, missing_is_none},
     source::{
         Content, Error, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         meta::Carry,
@@ -333,24 +333,24 @@ impl Source for GoBuild {
 
     fn standing(
         &self,
-        root: &Dir,
+        places: &mut Parents<'_>,
         entry: &Entry,
         content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
-        let (path, name) = (&entry.path, entry.path.name());
+        let (root, path, name) = (places.root(), &entry.path, entry.path.name());
         let Some((which, id)) = parse(path.as_bytes()) else {
             return Err(Error::Invalid(format!(
                 "{path} is not a file of Go's build cache"
             )));
         };
-        let Some(dir) = missing_is_none(open_parent(root, path))? else {
+        let Some(dir) = places.of(path)? else {
             return Ok(Standing::Absent);
         };
         let Some(stat) = dir.stat(name)? else {
             return Ok(Standing::Absent);
         };
-        if which == Which::Output && stat.is_dir() && is_program(&dir, entry) {
+        if which == Which::Output && stat.is_dir() && is_program(dir, entry) {
             // No rename can replace it by a file, and Go can use it.
             return Ok(Standing::Keep);
         }
@@ -368,10 +368,10 @@ impl Source for GoBuild {
             return Ok(same);
         }
         if which == Which::Output {
-            let right = stat.size == entry.kind.content_len() && hash(&dir, name)? == id;
+            let right = stat.size == entry.kind.content_len() && hash(dir, name)? == id;
             return Ok(if right { same } else { Standing::Other });
         }
-        let Ok(bytes) = read_action(&dir, name) else {
+        let Ok(bytes) = read_action(dir, name) else {
             return Ok(Standing::Other);
         };
         if content.is_some_and(|c| c.matches(&bytes)) {

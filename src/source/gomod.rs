@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use crate::{
     digest::ContentId,
     entry::{Entry, EntryPath, Kind, Time},
-    fs::{self, Dir},
+    fs::{self, Dir, Parents},
     source::{
         Content, Fingerprint, Item, Known, Result, Scan, Source, SourceKind, Standing,
         goenv::{GoEnv, modfile},
@@ -325,12 +325,12 @@ impl Source for GoMod {
 
     fn standing(
         &self,
-        root: &Dir,
+        places: &mut Parents<'_>,
         entry: &Entry,
         content: Option<&ContentId>,
         known: &dyn Known,
     ) -> Result<Standing> {
-        standing::standing(&self.project.sums, root, entry, content, known)
+        standing::standing(&self.project.sums, places, entry, content, known)
     }
 
     fn restored_mtime(&self, _: &Entry, now: Time) -> Time {

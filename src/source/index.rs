@@ -10,10 +10,12 @@
 //! taken leaves a ctime that differs from the recorded one.
 //!
 //! **File, version 2**, little endian: magic (8), checksum over the rest (8), root's device, inode, the stamp's device,
-//! seconds (8 each), nanoseconds, coarse (4 each), lengths of notes, records, paths (8 each); notes (JSON); records of 96
-//! bytes sorted by path; paths. The checksum finds torn files, not malice: who can write here can write the cache.
+//! seconds (8 each), nanoseconds, coarse (4 each), lengths of notes, records, paths (8 each); notes (JSON, filled up with spaces
+//! to whole words); records of 96 bytes sorted by path; paths. The checksum finds torn files, not malice: who can write here can
+//! write the cache.
 
 use std::{
+    borrow::Borrow,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -141,8 +143,10 @@ pub struct NodeIndex {
     stamp: Stamp,
     /// Data besides files.
     pub notes: Notes,
-    records: Vec<u8>,
-    paths: Vec<u8>,
+    /// Records, then paths, as in the file.
+    body: Vec<u8>,
+    /// Bytes of records.
+    records: usize,
 }
 
 impl NodeIndex {
@@ -158,7 +162,7 @@ impl NodeIndex {
             else {
                 return Ok(None);
             };
-            let index = Self::decode(&bytes)?;
+            let index = Self::decode(bytes)?;
             if index.root != (stat.dev, stat.ino) {
                 return Err("it was created for another folder with that name".to_owned());
             }
@@ -172,66 +176,67 @@ impl NodeIndex {
 
     /// An index of files whose content was known when they were examined, all after `stamp` was taken.
     ///
-    /// If a path is given twice, the last one is used. Records that the stamp cannot prove are left out.
-    pub fn record(
+    /// If a path is given twice, the last one is used. Records that the stamp cannot prove are left out. Takes no more memory
+    /// than the index if the files are sorted by path.
+    pub fn record<P: Borrow<EntryPath>>(
         root: &Dir,
         stamp: Stamp,
         notes: Notes,
-        items: impl IntoIterator<Item = (EntryPath, Stat, KnownContent)>,
+        items: impl IntoIterator<Item = (P, Stat, KnownContent)>,
     ) -> fs::Result<Self> {
         let stat = root.stat_self()?;
-        let mut items: Vec<_> = items
-            .into_iter()
-            .filter(|(_, stat, _)| stamp.proves(stat))
-            .collect();
-        items.sort_by(|a, b| b.0.cmp(&a.0));
-        items.reverse();
-        let mut index = Self {
+        let (mut records, mut paths) = (Vec::new(), Vec::new());
+        let (mut last, mut in_order) = (0..0, true);
+        for (path, stat, content) in items.into_iter().filter(|i| stamp.proves(&i.1)) {
+            let path = path.borrow().as_bytes();
+            in_order &= records.is_empty() || paths[last] < *path;
+            push(&mut records, paths.len() as u64, path, &stat, &content);
+            last = paths.len()..paths.len() + path.len();
+            paths.extend_from_slice(path);
+        }
+        if !in_order {
+            records = sorted(&records, &paths);
+        }
+        let len = records.len();
+        let mut body = records;
+        body.append(&mut paths);
+        Ok(Self {
             root: (stat.dev, stat.ino),
             stamp,
             notes,
-            records: Vec::with_capacity(items.len() * RECORD),
-            paths: Vec::new(),
-        };
-        let mut last: Option<&EntryPath> = None;
-        for (path, stat, content) in &items {
-            // The sort is stable and the order was reversed: of equal paths the last given comes first.
-            if last != Some(path) {
-                index.push(path, stat, content);
-            }
-            last = Some(path);
-        }
-        Ok(index)
+            body,
+            records: len,
+        })
     }
 
-    fn push(&mut self, path: &EntryPath, stat: &Stat, content: &KnownContent) {
-        let r = &mut self.records;
-        r.extend_from_slice(&(self.paths.len() as u64).to_le_bytes());
-        r.extend_from_slice(&(path.as_bytes().len() as u32).to_le_bytes());
-        r.extend_from_slice(&stat.mtime.nanos.to_le_bytes());
-        r.extend_from_slice(&stat.mtime.secs.to_le_bytes());
-        r.extend_from_slice(&stat.ctime.secs.to_le_bytes());
-        r.extend_from_slice(&stat.ctime.nanos.to_le_bytes());
-        let kind = match content.content {
-            ContentId::Blake3(_) => HASH_BLAKE3,
-            ContentId::Sha256(_) => HASH_SHA256,
+    /// Returns true if the index proves the content of exactly these files, which are sorted by path.
+    pub fn proves_just<P: Borrow<EntryPath>>(
+        &self,
+        items: impl IntoIterator<Item = (P, Stat, KnownContent)>,
+    ) -> bool {
+        let mut records = self.records();
+        let is_next = |(path, stat, content): (P, Stat, KnownContent)| {
+            let record = records.next();
+            record.is_some_and(|r| {
+                self.path(r) == Some(path.borrow().as_bytes())
+                    && self.proven(r, &stat) == Some(content)
+            })
         };
-        r.extend_from_slice(&kind.to_le_bytes());
-        r.extend_from_slice(&stat.ino.to_le_bytes());
-        r.extend_from_slice(&stat.size.to_le_bytes());
-        r.extend_from_slice(&content.len.to_le_bytes());
-        r.extend_from_slice(content.content.as_bytes());
-        self.paths.extend_from_slice(path.as_bytes());
+        items.into_iter().all(is_next) && records.next().is_none()
+    }
+
+    fn records(&self) -> std::slice::ChunksExact<'_, u8> {
+        self.body[..self.records].chunks_exact(RECORD)
     }
 
     /// Number of known files.
     pub fn len(&self) -> usize {
-        self.records.len() / RECORD
+        self.records / RECORD
     }
 
     /// Returns true if no file is known.
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.records == 0
     }
 
     /// When an import last wrote here (node's clock).
@@ -248,11 +253,17 @@ impl NodeIndex {
 
     /// Saves the index for the next run. If that fails, the next run has no index.
     pub fn save(&self, state: &Path, kind: SourceKind, root: &Path) {
+        self.save_with(&self.notes, state, kind, root);
+    }
+
+    /// The same with other notes.
+    pub fn save_with(&self, notes: &Notes, state: &Path, kind: SourceKind, root: &Path) {
         let save = || -> Result<(), String> {
             fs::make_own_dirs(state).map_err(|e| e.to_string())?;
             let file = file_of(state, kind, root).map_err(|e| e.to_string())?;
-            let bytes = self.encode()?;
-            fs::write_atomic(&file, &bytes, fs::Durability::Rename).map_err(|e| e.to_string())?;
+            let parts = [&self.head(notes)?, &self.body[..]];
+            fs::write_parts_atomic(&file, &parts, fs::Durability::Rename)
+                .map_err(|e| e.to_string())?;
             forget_old(state).map_err(|e| e.to_string())
         };
         if let Err(why) = save() {
@@ -260,10 +271,24 @@ impl NodeIndex {
         }
     }
 
-    fn encode(&self) -> Result<Vec<u8>, String> {
-        let notes = serde_json::to_vec(&self.notes).map_err(|e| e.to_string())?;
-        let mut out =
-            Vec::with_capacity(HEADER + notes.len() + self.records.len() + self.paths.len());
+    /// Marks the saved index, which is this one, as used today: old files are removed.
+    pub fn keep(&self, state: &Path, kind: SourceKind, root: &Path) {
+        let keep = || -> Result<(), String> {
+            let file = file_of(state, kind, root).map_err(|e| e.to_string())?;
+            let opened = std::fs::File::open(&file).map_err(|e| e.to_string())?;
+            fs::set_file_mtime(&opened, Time::now()).map_err(|e| e.to_string())
+        };
+        if let Err(why) = keep() {
+            tracing::debug!(root = %root.display(), error = why, "Node index not marked as used");
+        }
+    }
+
+    /// The file up to the records.
+    fn head(&self, notes: &Notes) -> Result<Vec<u8>, String> {
+        let mut notes = serde_json::to_vec(notes).map_err(|e| e.to_string())?;
+        // White space, so that the checksum reads whole words.
+        notes.resize(notes.len().next_multiple_of(8), b' ');
+        let mut out = Vec::with_capacity(HEADER + notes.len());
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; 8]);
         for n in [
@@ -276,25 +301,23 @@ impl NodeIndex {
         }
         out.extend_from_slice(&self.stamp.time.nanos.to_le_bytes());
         out.extend_from_slice(&u32::from(self.stamp.coarse).to_le_bytes());
-        for part in [&notes, &self.records, &self.paths] {
-            out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+        for part in [notes.len(), self.records, self.body.len() - self.records] {
+            out.extend_from_slice(&(part as u64).to_le_bytes());
         }
-        for part in [&notes, &self.records, &self.paths] {
-            out.extend_from_slice(part);
-        }
-        let sum = checksum(&out[16..]);
+        out.append(&mut notes);
+        let sum = checksum(&[&out[16..], &self.body]);
         out[8..16].copy_from_slice(&sum.to_le_bytes());
         Ok(out)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    fn decode(mut bytes: Vec<u8>) -> Result<Self, String> {
         if bytes.len() < HEADER || bytes[..8] != MAGIC[..] {
             return Err("it is not an index of this version".to_owned());
         }
-        if u64_at(bytes, 8) != checksum(&bytes[16..]) {
+        if u64_at(&bytes, 8) != checksum(&[&bytes[16..]]) {
             return Err("it is damaged".to_owned());
         }
-        let u64_of = |n: usize| u64_at(bytes, 16 + n * 8);
+        let u64_of = |n: usize| u64_at(&bytes, 16 + n * 8);
         let lens = [5, 6, 7].map(u64_of);
         let whole = lens
             .iter()
@@ -302,26 +325,26 @@ impl NodeIndex {
         if whole != Some(bytes.len() as u64) || lens[1] % RECORD as u64 != 0 {
             return Err("its lengths are wrong".to_owned());
         }
-        let (notes, rest) = bytes[HEADER..].split_at(lens[0] as usize);
-        let (records, paths) = rest.split_at(lens[1] as usize);
-        let nanos = u32_at(bytes, 48);
-        let index = Self {
+        let start = HEADER + lens[0] as usize;
+        let mut index = Self {
             root: (u64_of(0), u64_of(1)),
             stamp: Stamp {
                 time: Time {
                     secs: u64_of(3) as i64,
-                    nanos,
+                    nanos: u32_at(&bytes, 48),
                 },
                 dev: u64_of(2),
-                coarse: u32_at(bytes, 52) != 0,
+                coarse: u32_at(&bytes, 52) != 0,
             },
-            notes: serde_json::from_slice(notes).map_err(|e| e.to_string())?,
-            records: records.to_vec(),
-            paths: paths.to_vec(),
+            notes: serde_json::from_slice(&bytes[HEADER..start]).map_err(|e| e.to_string())?,
+            body: Vec::new(),
+            records: lens[1] as usize,
         };
+        bytes.drain(..start);
+        index.body = bytes;
         // Lookups then need no checks.
         let mut last: Option<&[u8]> = None;
-        for r in index.records.chunks_exact(RECORD) {
+        for r in index.records() {
             let path = index.path(r).ok_or("a path is out of range")?;
             if last.is_some_and(|l| l >= path) {
                 return Err("its records are not in order".to_owned());
@@ -332,38 +355,14 @@ impl NodeIndex {
     }
 
     fn path(&self, record: &[u8]) -> Option<&[u8]> {
-        let at = usize::try_from(u64_at(record, 0)).ok()?;
-        let end = at.checked_add(u32_at(record, 8) as usize)?;
-        self.paths.get(at..end)
+        path_in(&self.body[self.records..], record)
     }
 
-    /// Returns true if a path still leads to the known file, though its times may have changed since.
-    pub fn is_same_file(&self, path: &EntryPath, stat: &Stat) -> bool {
-        self.find(path)
-            .is_some_and(|r| u64_at(r, 40) == stat.ino && u64_at(r, 48) == stat.size)
-    }
-
-    fn find(&self, path: &EntryPath) -> Option<&[u8]> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let mid = low.midpoint(high);
-            let record = &self.records[mid * RECORD..][..RECORD];
-            match self.path(record)?.cmp(path.as_bytes()) {
-                std::cmp::Ordering::Equal => return Some(record),
-                std::cmp::Ordering::Less => low = mid + 1,
-                std::cmp::Ordering::Greater => high = mid,
-            }
-        }
-        None
-    }
-}
-
-impl Known for NodeIndex {
-    fn content(&self, path: &EntryPath, stat: &Stat) -> Option<KnownContent> {
+    /// The content of the file of a record, if `stat` proves that it has not changed.
+    fn proven(&self, r: &[u8], stat: &Stat) -> Option<KnownContent> {
         if !stat.is_file() || !self.stamp.proves(stat) {
             return None;
         }
-        let r = self.find(path)?;
         let time = |secs: usize, nanos: usize| Time {
             secs: u64_at(r, secs) as i64,
             nanos: u32_at(r, nanos),
@@ -382,6 +381,71 @@ impl Known for NodeIndex {
             len: u64_at(r, 56),
         })
     }
+
+    /// Returns true if a path still leads to the known file, though its times may have changed since.
+    pub fn is_same_file(&self, path: &EntryPath, stat: &Stat) -> bool {
+        self.find(path)
+            .is_some_and(|r| u64_at(r, 40) == stat.ino && u64_at(r, 48) == stat.size)
+    }
+
+    fn find(&self, path: &EntryPath) -> Option<&[u8]> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let mid = low.midpoint(high);
+            let record = &self.body[mid * RECORD..][..RECORD];
+            match self.path(record)?.cmp(path.as_bytes()) {
+                std::cmp::Ordering::Equal => return Some(record),
+                std::cmp::Ordering::Less => low = mid + 1,
+                std::cmp::Ordering::Greater => high = mid,
+            }
+        }
+        None
+    }
+}
+
+impl Known for NodeIndex {
+    fn content(&self, path: &EntryPath, stat: &Stat) -> Option<KnownContent> {
+        if !stat.is_file() || !self.stamp.proves(stat) {
+            return None;
+        }
+        self.proven(self.find(path)?, stat)
+    }
+}
+
+/// Appends a record; its path is at `at` of the paths.
+fn push(records: &mut Vec<u8>, at: u64, path: &[u8], stat: &Stat, content: &KnownContent) {
+    let r = records;
+    r.extend_from_slice(&at.to_le_bytes());
+    r.extend_from_slice(&(path.len() as u32).to_le_bytes());
+    r.extend_from_slice(&stat.mtime.nanos.to_le_bytes());
+    r.extend_from_slice(&stat.mtime.secs.to_le_bytes());
+    r.extend_from_slice(&stat.ctime.secs.to_le_bytes());
+    r.extend_from_slice(&stat.ctime.nanos.to_le_bytes());
+    let kind = match content.content {
+        ContentId::Blake3(_) => HASH_BLAKE3,
+        ContentId::Sha256(_) => HASH_SHA256,
+    };
+    r.extend_from_slice(&kind.to_le_bytes());
+    r.extend_from_slice(&stat.ino.to_le_bytes());
+    r.extend_from_slice(&stat.size.to_le_bytes());
+    r.extend_from_slice(&content.len.to_le_bytes());
+    r.extend_from_slice(content.content.as_bytes());
+}
+
+/// The records sorted by path; of equal paths only the last one.
+fn sorted(records: &[u8], paths: &[u8]) -> Vec<u8> {
+    let mut all: Vec<&[u8]> = records.chunks_exact(RECORD).collect();
+    // The last given comes first.
+    all.reverse();
+    all.sort_by(|a, b| path_in(paths, a).cmp(&path_in(paths, b)));
+    all.dedup_by(|a, b| path_in(paths, a) == path_in(paths, b));
+    all.concat()
+}
+
+fn path_in<'p>(paths: &'p [u8], record: &[u8]) -> Option<&'p [u8]> {
+    let at = usize::try_from(u64_at(record, 0)).ok()?;
+    let end = at.checked_add(u32_at(record, 8) as usize)?;
+    paths.get(at..end)
 }
 
 /// `bytes[at..at + 8]`; callers have checked the length.
@@ -398,16 +462,19 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(n)
 }
 
-/// Mixes eight bytes at a time: takes a sixth of the time of reading the file.
-fn checksum(bytes: &[u8]) -> u64 {
+/// Mixes eight bytes at a time: takes a sixth of the time of reading the file. All parts but the last have whole words.
+fn checksum(parts: &[&[u8]]) -> u64 {
     const K: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut h = bytes.len() as u64 ^ K;
-    let mut words = bytes.chunks_exact(8);
-    for w in &mut words {
-        h = (h ^ u64_at(w, 0)).wrapping_mul(K).rotate_left(29);
-    }
-    for b in words.remainder() {
-        h = (h ^ u64::from(*b)).wrapping_mul(K).rotate_left(29);
+    let len: usize = parts.iter().map(|part| part.len()).sum();
+    let mut h = len as u64 ^ K;
+    for part in parts {
+        let mut words = part.chunks_exact(8);
+        for w in &mut words {
+            h = (h ^ u64_at(w, 0)).wrapping_mul(K).rotate_left(29);
+        }
+        for b in words.remainder() {
+            h = (h ^ u64::from(*b)).wrapping_mul(K).rotate_left(29);
+        }
     }
     (h ^ (h >> 32)).wrapping_mul(K)
 }

@@ -298,7 +298,7 @@ pub trait Source: Send + Sync {
     /// Compares the entry with what exists at its path. `known` may prove the content without reading it.
     fn standing(
         &self,
-        root: &fs::Dir,
+        places: &mut fs::Parents<'_>,
         entry: &Entry,
         content: Option<&ContentId>,
         known: &dyn Known,

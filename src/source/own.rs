@@ -114,20 +114,26 @@ impl OwnWithin {
         Guard {
             own: self,
             root,
-            last: None,
+            folder: Vec::new(),
+            above: Vec::new(),
         }
     }
 }
+
+/// Folders above a path that are kept open; below that, only the last one is.
+const MOST_OPEN: usize = 32;
 
 /// Finds entries of a snapshot that would change one of cachectl's own folders.
 pub struct Guard<'a> {
     own: &'a OwnWithin,
     root: Option<&'a Dir>,
-    /// The last checked folder, and the result: consecutive entries mostly share it.
-    last: Option<(Option<EntryPath>, Above)>,
+    /// The last checked folder: consecutive entries mostly share it.
+    folder: Vec<u8>,
+    /// Folders above and at it, each by the end of its path, with the result of its check.
+    above: Vec<(usize, Above)>,
 }
 
-/// The folder that contains an entry.
+/// A folder that contains entries.
 enum Above {
     /// It is one of cachectl's own folders, or inside one.
     Own,
@@ -144,38 +150,62 @@ impl Guard<'_> {
         if in_use || path.name() == OWN_MARK {
             return true;
         }
-        let above = path.parent();
-        if self.last.as_ref().is_none_or(|(last, _)| *last != above) {
-            let judged = self.judge(above.as_ref());
-            self.last = Some((above, judged));
+        let Some(root) = self.root else {
+            return false;
+        };
+        if path.folder() != self.folder {
+            self.enter(root, path.folder());
         }
-        match self.last.as_ref().map(|(_, above)| above) {
-            Some(Above::Own) => true,
-            // Entries other than folders are checked together with all other folders in the way.
-            Some(Above::There(dir)) if is_dir => {
-                let stat = dir.stat(path.name()).ok().flatten();
-                stat.is_some_and(|stat| self.own.is(dir, path.name(), &stat))
+        let dir = match self.above.last() {
+            Some((_, Above::Own)) => return true,
+            Some((_, Above::Absent)) => return false,
+            Some((_, Above::There(dir))) => dir,
+            None => root,
+        };
+        // Entries other than folders are checked together with all other folders in the way.
+        let stat = is_dir.then(|| dir.stat(path.name()).ok().flatten());
+        let stat = stat.flatten();
+        stat.is_some_and(|stat| self.own.is(dir, path.name(), &stat))
+    }
+
+    /// Checks the folders down to `folder`, from the lowest one that is above the last path too.
+    fn enter(&mut self, root: &Dir, folder: &[u8]) {
+        let is_above = |end: usize| {
+            folder.starts_with(&self.folder[..end]) && matches!(folder.get(end), None | Some(b'/'))
+        };
+        while self.above.pop_if(|(end, _)| !is_above(*end)).is_some() {}
+        self.folder = folder.into();
+        while let Some(start) = self.next_name(folder.len()) {
+            let len = folder[start..].iter().position(|b| *b == b'/');
+            let end = len.map_or(folder.len(), |len| start + len);
+            let dir = match self.above.last() {
+                Some((_, Above::There(dir))) => dir,
+                _ => root,
+            };
+            let found = self.judge(dir, &folder[start..end]);
+            if self.above.len() > MOST_OPEN {
+                self.above.pop();
             }
-            _ => false,
+            self.above.push((end, found));
         }
     }
 
-    fn judge(&self, folder: Option<&EntryPath>) -> Above {
-        let Some(Ok(mut dir)) = self.root.map(Dir::try_clone) else {
-            return Above::Absent;
-        };
-        for name in folder.into_iter().flat_map(EntryPath::names) {
-            match dir.stat(name) {
-                Ok(Some(stat)) if self.own.is(&dir, name, &stat) => return Above::Own,
-                Ok(Some(stat)) if stat.is_dir() => {}
-                _ => return Above::Absent,
-            }
-            let Ok(next) = dir.open_dir(name) else {
-                return Above::Absent;
-            };
-            dir = next;
+    /// Where the next name to be checked starts, of a folder whose path has `len` bytes.
+    fn next_name(&self, len: usize) -> Option<usize> {
+        match self.above.last() {
+            None => (len > 0).then_some(0),
+            Some((end, Above::There(_))) => (*end < len).then_some(end + 1),
+            Some(_) => None,
         }
-        Above::There(dir)
+    }
+
+    fn judge(&self, dir: &Dir, name: &[u8]) -> Above {
+        match dir.stat(name) {
+            Ok(Some(stat)) if self.own.is(dir, name, &stat) => return Above::Own,
+            Ok(Some(stat)) if stat.is_dir() => {}
+            _ => return Above::Absent,
+        }
+        dir.open_dir(name).map_or(Above::Absent, Above::There)
     }
 }
 
@@ -236,6 +266,21 @@ mod tests {
         ] {
             assert_eq!(guard.forbids(&path(at), is_dir), forbidden, "{at}");
         }
+        let deep = ["d"; 100].join("/");
+        std::fs::create_dir_all(temp.path().join("t").join(&deep).join("own")).unwrap();
+        let lowest = EntryPath::new(deep.as_bytes()).unwrap();
+        let lowest = tree.open_below(&lowest).unwrap();
+        lowest.open_dir(b"own").unwrap().mark_own().unwrap();
+        for (end, forbidden) in [
+            ("own/f", true),
+            ("f", false),
+            ("own/g/h", true),
+            ("g/f", false),
+        ] {
+            let at = path(&format!("{deep}/{end}"));
+            assert_eq!(guard.forbids(&at, false), forbidden, "{at}");
+        }
+        assert!(!guard.forbids(&path("d/f"), false) && guard.forbids(&path("a/other"), true));
         assert!(!within.is_root(Some(&tree)));
         let of_store = own.within(&temp.path().join("store"));
         assert!(of_store.is_root(Some(&root)) && of_store.is_root(None));

@@ -23,6 +23,10 @@ pub(super) fn drop_needless(snapshot: &mut Snapshot) {
 /// Removes the packs without live entries whose needed objects are all also in `own`, the packs that this writer created. The
 /// snapshot is closed, and stays closed.
 pub fn drop_covered(snapshot: &mut Snapshot, own: &HashSet<Digest>) {
+    // A pack with live entries always stays.
+    if snapshot.packs.iter().all(is_live) {
+        return;
+    }
     let is_own: Vec<bool> = snapshot
         .packs
         .iter()

@@ -63,7 +63,7 @@ impl<'a> Costs<'a> {
             snapshot,
             objects: snapshot.objects(),
             shares: snapshot.packs.iter().map(shares).collect(),
-            by_path: snapshot.by_path(),
+            by_path: snapshot.live().map(|(at, e)| (&e.entry.path, at)).collect(),
         }
     }
 

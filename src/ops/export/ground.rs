@@ -14,7 +14,7 @@ use crate::{
     ops::{
         damage, dated,
         head::{self, AtHand, Current},
-        load, load_index,
+        load,
     },
     source::{
         Item, NothingKnown, Source,
@@ -26,7 +26,7 @@ use crate::{
 /// The state before anything is packed.
 pub(super) struct Ground {
     /// This node's index, if it exists.
-    pub(super) index: Option<NodeIndex>,
+    pub(super) index: Arc<Option<NodeIndex>>,
     /// Packs that an import on this node found damaged.
     pub(super) damaged: HashSet<Digest>,
     /// What the target's tag points at.
@@ -41,17 +41,17 @@ pub(super) struct Ground {
     pub(super) mark: Option<String>,
 }
 
-/// Reads the node index and what the target's tags point at, and finds the base to build on.
+/// Reads what the target's tags point at, and finds the base to build on.
 pub(super) async fn ground(
     ctx: &Context,
     options: &Options,
     name: &SnapshotName,
     rules: Rules,
+    index: Arc<Option<NodeIndex>>,
 ) -> Result<Ground> {
-    let index = load_index(ctx, &options.source).await;
     let damaged = damage::known(ctx).await;
     let at_hand = AtHand {
-        guess: index.as_ref().and_then(NodeIndex::snapshot),
+        guess: index.as_ref().as_ref().and_then(NodeIndex::snapshot),
         ..AtHand::default()
     };
     let of_head = name_of(options, "");
@@ -92,7 +92,7 @@ pub(super) async fn ground(
     }
     if base.is_none()
         && !options.replace
-        && let Some(imported) = index.as_ref().and_then(|i| i.notes.imported.as_ref())
+        && let Some(imported) = (*index).as_ref().and_then(|i| i.notes.imported.as_ref())
         && imported.store == ctx.store.url().to_string()
     {
         base = imported_base(ctx, &imported.snapshot, &damaged, rules).await;
@@ -136,14 +136,16 @@ pub(super) struct Scanned {
     pub(super) stamp: Option<Stamp>,
 }
 
-pub(super) async fn scan(ctx: &Context, source: Arc<dyn Source>) -> Result<Scanned> {
-    let state = ctx.state_dir.clone();
+/// Scans the tree; `index` must have been read before.
+pub(super) async fn scan(
+    source: Arc<dyn Source>,
+    index: Arc<Option<NodeIndex>>,
+) -> Result<Scanned> {
     task::blocking(move || {
         // Take the stamp before the first stat; otherwise it proves nothing.
         let stamp =
             crate::fs::Dir::open_if_there(source.root())?.and_then(|root| Stamp::take(&root).ok());
-        let index = state.and_then(|s| NodeIndex::load(&s, source.kind(), source.root()));
-        let scan = match &index {
+        let scan = match &*index {
             Some(index) => source.scan(index)?,
             None => source.scan(&NothingKnown)?,
         };

@@ -24,6 +24,7 @@ use crate::{
         upload::{self, Work},
     },
     pack::{self, item::ContentPlan, level::Level, write::Outcome},
+    source::Item,
 };
 
 /// Most bytes that a pack has per entry besides its content: a tar header, a line in the table of contents.
@@ -124,6 +125,7 @@ pub(super) async fn apply(
     ctx: &Context,
     options: &Options,
     basis: &Basis<'_>,
+    scanned: &Arc<Vec<Item>>,
     diff: &mut Diff,
 ) -> Result<Limited> {
     let Basis { base, rules, .. } = *basis;
@@ -164,7 +166,7 @@ pub(super) async fn apply(
     } else {
         limit / 8 * 7
     };
-    let (new_packs, outcomes) = rehearse(ctx, options, base, diff, basis.today).await?;
+    let (new_packs, outcomes) = rehearse(ctx, options, basis, scanned, diff).await?;
     let ours: HashSet<Digest> = new_packs.iter().map(Pack::digest).collect();
     let mut all = snapshot(options, basis, new_packs);
     let mut dropped = Dropped::default();
@@ -311,15 +313,17 @@ fn snapshot(options: &Options, basis: &Basis<'_>, new: Vec<Pack>) -> Snapshot {
 async fn rehearse(
     ctx: &Context,
     options: &Options,
-    base: Option<&Arc<Snapshot>>,
+    basis: &Basis<'_>,
+    scanned: &Arc<Vec<Item>>,
     diff: &Diff,
-    today: u32,
 ) -> Result<(Vec<Pack>, Vec<Outcome>)> {
     if diff.new.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
+    let base = basis.base;
     let work = Work {
         source: options.source.clone(),
+        scanned: scanned.clone(),
         new: diff.new.clone(),
         kept: Arc::new(kept_objects(base.map(|b| &**b), &Choice::default())),
         options: pack::write::Options {
@@ -329,5 +333,5 @@ async fn rehearse(
             level: Level::default(),
         },
     };
-    upload::rehearse(ctx, work, today).await
+    upload::rehearse(ctx, work, basis.today).await
 }

@@ -50,7 +50,7 @@ pub(super) fn takes_the_place_of(mine: &mut Snapshot, current: &Current, mark: &
 /// # Errors
 /// [`Error::Replaced`].
 pub(super) fn must_be_newer(ctx: &Context, ground: &Ground, name: &SnapshotName) -> Result<()> {
-    let notes = ground.index.as_ref().map(|i| &i.notes);
+    let notes = (*ground.index).as_ref().map(|i| &i.notes);
     let Some((newest, notes)) = newest(ground).zip(notes) else {
         return Ok(());
     };

@@ -1,6 +1,9 @@
 //! Which entries of a snapshot to restore, and what is in their places now.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use super::super::{LeftOut, Result};
 use crate::{
@@ -11,7 +14,7 @@ use crate::{
     entry::{Entry, EntryPath, Kind},
     fs,
     source::{
-        NothingKnown, Source, Standing,
+        Known, KnownContent, NothingKnown, Source, Standing,
         index::NodeIndex,
         own::{self, OwnWithin},
         place,
@@ -66,6 +69,8 @@ pub(super) struct Survey {
     pub(super) spared: Vec<LeftOut>,
     /// Cachectl's own folders in the target.
     pub(super) own: OwnWithin,
+    /// The node index lists just the files among `entries`, and proved the content of each.
+    pub(super) is_as_indexed: bool,
     /// Paths left alone with everything below them: folders and mount points that block entries of the snapshot.
     pub(super) in_the_way: HashSet<Box<[u8]>>,
 }
@@ -95,16 +100,22 @@ pub(super) fn survey(
     let own = source.own();
     let guard = own.guard(root.as_ref());
     let spared = spare(source, snapshot, &mut entries, guard, root.as_ref());
+    let known = index.map(Proven::by);
     let standing = match &root {
         None => vec![Standing::Absent; entries.len()],
-        Some(root) => stand(source, snapshot, &entries, root, index)?,
+        Some(root) => stand(source, snapshot, &entries, root, known.as_ref())?,
     };
+    let files = entries
+        .iter()
+        .filter(|at| snapshot.entry(**at).entry.kind.is_file());
+    let is_as_indexed = known.is_some_and(|known| known.are_all(files.count()));
     let mut survey = Survey {
         entries,
         standing,
         refused,
         spared,
         own,
+        is_as_indexed,
         in_the_way: HashSet::new(),
     };
     if let Some(root) = &root {
@@ -257,28 +268,58 @@ fn is_mount_point(root: &fs::Dir, entry: &Entry) -> fs::Result<bool> {
     }
 }
 
+/// The node index, and how many files it proved.
+struct Proven<'a> {
+    index: &'a NodeIndex,
+    files: AtomicUsize,
+}
+
+impl<'a> Proven<'a> {
+    fn by(index: &'a NodeIndex) -> Self {
+        Self {
+            index,
+            files: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns true if it proved `files` different files and lists no other.
+    fn are_all(&self, files: usize) -> bool {
+        self.files.load(Ordering::Relaxed) == files && self.index.len() == files
+    }
+}
+
+impl Known for Proven<'_> {
+    fn content(&self, path: &EntryPath, stat: &fs::Stat) -> Option<KnownContent> {
+        let found = self.index.content(path, stat);
+        if found.is_some() {
+            self.files.fetch_add(1, Ordering::Relaxed);
+        }
+        found
+    }
+}
+
 fn stand(
     source: &dyn Source,
     snapshot: &Snapshot,
     entries: &[At],
     root: &fs::Dir,
-    index: Option<&NodeIndex>,
+    known: Option<&Proven<'_>>,
 ) -> Result<Vec<Standing>> {
     // A fresh node commonly has an empty folder.
     if root.list()?.is_empty() {
         return Ok(vec![Standing::Absent; entries.len()]);
     }
-    let known: &(dyn crate::source::Known + Sync) = match index {
-        Some(index) => index,
+    let known: &dyn Known = match known {
+        Some(known) => known,
         None => &NothingKnown,
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let part = entries.len().div_ceil(threads).max(1);
     let links = Links::of(entries.iter().map(|at| &snapshot.entry(*at).entry));
-    let judge = |at: &At| {
+    let judge = |places: &mut fs::Parents<'_>, at: &At| {
         let TocEntry { entry, content, .. } = snapshot.entry(*at);
         let content = entry.kind.is_file().then_some(content);
-        Ok(match source.standing(root, entry, content, known)? {
+        Ok(match source.standing(places, entry, content, known)? {
             // It is a mount point with the right content.
             Standing::SameContent if is_mount_point(root, entry)? => Standing::Keep,
             // The file has hard links outside the snapshot, which must not change: a copy replaces it.
@@ -290,7 +331,12 @@ fn stand(
         let judge = &judge;
         let spawned: Vec<_> = entries
             .chunks(part)
-            .map(|chunk| scope.spawn(move || chunk.iter().map(judge).collect()))
+            .map(|chunk| {
+                scope.spawn(move || {
+                    let mut places = fs::Parents::new(root);
+                    chunk.iter().map(|at| judge(&mut places, at)).collect()
+                })
+            })
             .collect();
         spawned
             .into_iter()

@@ -324,7 +324,12 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
 fn standing(cache: &Cache, entry: &Entry, content: &ContentId) -> Standing {
     cache
         .source
-        .standing(&cache.dir(), entry, Some(content), &NothingKnown)
+        .standing(
+            &mut fs::Parents::new(&cache.dir()),
+            entry,
+            Some(content),
+            &NothingKnown,
+        )
         .unwrap()
 }
 
@@ -379,7 +384,12 @@ fn what_the_index_knows_is_not_read() {
     let claim = Sha256::of(b"output").into();
     let found = cache
         .source
-        .standing(&cache.dir(), &entry, Some(&claim), &Says(claim))
+        .standing(
+            &mut fs::Parents::new(&cache.dir()),
+            &entry,
+            Some(&claim),
+            &Says(claim),
+        )
         .unwrap();
     assert_eq!(found, Standing::SameContent);
 }

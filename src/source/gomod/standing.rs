@@ -17,13 +17,13 @@ use super::{
 use crate::{
     digest::{ContentHasher, ContentId},
     entry::Entry,
-    fs::{Dir, Stat, missing_is_none},
-    source::{Error, Known, Result, Standing, stable::open_parent},
+    fs::{Dir, Parents, Stat, missing_is_none},
+    source::{Error, Known, Result, Standing},
 };
 
 pub(super) fn standing(
     sums: &Sums,
-    root: &Dir,
+    places: &mut Parents<'_>,
     entry: &Entry,
     content: Option<&ContentId>,
     known: &dyn Known,
@@ -34,7 +34,7 @@ pub(super) fn standing(
             "{path} is not a file of Go's module cache"
         )));
     };
-    let Some(dir) = missing_is_none(open_parent(root, path))? else {
+    let Some(dir) = places.of(path)? else {
         return Ok(Standing::Absent);
     };
     let Some(stat) = dir.stat(path.name())? else {
@@ -50,17 +50,17 @@ pub(super) fn standing(
     }
     let keep = match file {
         ModFile(v, Part::Zip) => {
-            return zip_stands(sums, &dir, path.name(), &stat, &v, content);
+            return zip_stands(sums, dir, path.name(), &stat, &v, content);
         }
         other => {
             let limit = MAX_MOD_BYTES.max(MAX_SMALL_BYTES);
-            let Some(bytes) = read_small(&dir, path.name(), limit)? else {
+            let Some(bytes) = read_small(dir, path.name(), limit)? else {
                 return Ok(Standing::Other);
             };
             if content.is_some_and(|c| c.matches(&bytes)) {
                 return Ok(Standing::SameAsRead(stat.mtime));
             }
-            small_stays(sums, &dir, path.name(), &other, &bytes)?
+            small_stays(sums, dir, path.name(), &other, &bytes)?
         }
     };
     Ok(if keep {

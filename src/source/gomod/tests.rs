@@ -131,7 +131,12 @@ impl Cache {
         let entry = of.item(path).entry;
         let content = ContentId::of(&of.pack(path).unwrap());
         self.source
-            .standing(&self.dir(), &entry, Some(&content), &NothingKnown)
+            .standing(
+                &mut fs::Parents::new(&self.dir()),
+                &entry,
+                Some(&content),
+                &NothingKnown,
+            )
             .unwrap()
     }
 }

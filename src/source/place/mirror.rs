@@ -4,10 +4,10 @@ use std::{collections::HashSet, io};
 
 use rustix::io::Errno;
 
-use super::{Keep, Parents, Placement, is_errno, tree_order};
+use super::{Keep, Placement, is_errno, tree_order};
 use crate::{
     entry::EntryPath,
-    fs::{self, Dir},
+    fs::{self, Dir, Parents},
     source::{Result, walk},
 };
 

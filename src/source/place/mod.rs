@@ -68,38 +68,15 @@ pub struct Placed {
 
 /// Compares paths so that a folder comes directly before its contents: `/` sorts before any other byte.
 fn tree_order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     // No path contains NUL.
-    let key = |b: &u8| if *b == b'/' { 0 } else { *b };
-    a.iter().map(key).cmp(b.iter().map(key))
+    let key = |path: &[u8]| path.get(same).map(|b| if *b == b'/' { 0 } else { *b });
+    key(a).cmp(&key(b))
 }
 
 /// Returns true if `path` is below the folder `above`.
 pub fn is_below(path: &[u8], above: &[u8]) -> bool {
     path.len() > above.len() && path[above.len()] == b'/' && path.starts_with(above)
-}
-
-/// Opens the folders that contain entries, remembering the last: consecutive entries in tree order mostly share it.
-struct Parents<'a> {
-    root: &'a Dir,
-    last: Option<(Option<EntryPath>, Dir)>,
-}
-
-impl<'a> Parents<'a> {
-    fn new(root: &'a Dir) -> Self {
-        Self { root, last: None }
-    }
-
-    /// The folder that contains `path`; `None` if it does not exist, or a link or file is in the path.
-    fn of(&mut self, path: &EntryPath) -> crate::fs::Result<Option<&Dir>> {
-        let parent = path.parent();
-        if self.last.as_ref().is_none_or(|(p, _)| *p != parent) {
-            self.last = self
-                .root
-                .open_parent_if_there(path)?
-                .map(|dir| (parent, dir));
-        }
-        Ok(self.last.as_ref().map(|(_, dir)| dir))
-    }
 }
 
 /// Returns true if an operation failed with one of these.

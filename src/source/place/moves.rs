@@ -2,10 +2,10 @@
 
 use rustix::{fs::FileType, io::Errno};
 
-use super::{Parents, Placement, StageTree, is_below, is_errno, mirror, stays, tree_order};
+use super::{Placement, StageTree, is_below, is_errno, mirror, stays, tree_order};
 use crate::{
     entry::{EntryPath, Kind},
-    fs::{self, Dir},
+    fs::{self, Dir, Parents},
     source::{Error, Result, meta},
 };
 
@@ -53,7 +53,8 @@ impl<'a> Mover<'a> {
     pub(super) fn new(tree: &'a StageTree, container: &'a Dir, plan: &'a Placement<'a>) -> Self {
         let path = |i: usize| plan.entries[i].path.as_bytes();
         let mut order: Vec<usize> = (0..plan.entries.len()).collect();
-        order.sort_unstable_by(|a, b| tree_order(path(*a), path(*b)));
+        // Entries are sorted by bytes, which is nearly the same order: a stable sort only merges its runs.
+        order.sort_by(|a, b| tree_order(path(*a), path(*b)));
         Self {
             tree,
             container,

@@ -128,7 +128,14 @@ fn carry_over(from: &Path, to: &Path, options: &Options) {
         let id = crate::digest::ContentId::of(&content);
         let standing = match &root {
             None => Standing::Absent,
-            Some(root) => target.standing(root, e, Some(&id), &NothingKnown).unwrap(),
+            Some(root) => target
+                .standing(
+                    &mut crate::fs::Parents::new(root),
+                    e,
+                    Some(&id),
+                    &NothingKnown,
+                )
+                .unwrap(),
         };
         match standing {
             Standing::SameContent => target
@@ -164,7 +171,12 @@ fn carry_over(from: &Path, to: &Path, options: &Options) {
     for e in &entries {
         if !e.kind.is_file() {
             let now = target
-                .standing(&placed.target, e, None, &NothingKnown)
+                .standing(
+                    &mut crate::fs::Parents::new(&placed.target),
+                    e,
+                    None,
+                    &NothingKnown,
+                )
                 .unwrap();
             assert_eq!(now, Standing::Same, "{e:?}");
         }
