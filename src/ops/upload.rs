@@ -9,11 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Context, Moved, Result,
@@ -41,8 +41,11 @@ use crate::{
 /// Another pack is sent beside those that are being sent only while these have fewer bytes than this together. With the pack
 /// that waits then, and the one being written, this limits the disk space of spools.
 const SENDING_BYTES: u64 = 512 << 20;
-/// Most packs that are sent at once.
+/// Most packs that are sent at once: at first, and after every one that was sent quickly one more. Many connections over a slow
+/// link take so long for each of them that stores and timeouts take them for stalled.
+const PACKS_AT_FIRST: usize = 2;
 const PACKS_SENDING: usize = 8;
+const QUICKLY: Duration = Duration::from_secs(10);
 /// Finished packs that wait.
 const PACKS_WAITING: usize = 1;
 
@@ -249,10 +252,9 @@ impl Sender<'_> {
     ) -> store::Result<(Vec<Pack>, Moved, Duration)> {
         let (mut packs, mut moved) = (Vec::new(), Moved::default());
         let (mut sending, mut bytes, mut more) = (FuturesUnordered::new(), 0, true);
-        let mut began = None;
+        let (mut began, mut at_once) = (None, PACKS_AT_FIRST);
         loop {
-            let room =
-                sending.is_empty() || (sending.len() < PACKS_SENDING && bytes < SENDING_BYTES);
+            let room = sending.is_empty() || (sending.len() < at_once && bytes < SENDING_BYTES);
             tokio::select! {
                 next = arrived.recv(), if more && room => {
                     let Some((spool, written)) = next else {
@@ -267,7 +269,12 @@ impl Sender<'_> {
                     sending.push(self.send(packs.len() + sending.len(), spool, written));
                 }
                 Some(sent) = sending.next() => {
-                    let (number, pack, put) = sent?;
+                    let (number, pack, put, took) = sent?;
+                    at_once = if took < QUICKLY {
+                        PACKS_SENDING.min(at_once + 1)
+                    } else {
+                        PACKS_AT_FIRST.max(at_once - 1)
+                    };
                     let size = pack.layer.descriptor.size;
                     bytes -= size;
                     match put {
@@ -298,7 +305,8 @@ impl Sender<'_> {
         number: usize,
         spool: Spool,
         written: Written,
-    ) -> store::Result<(usize, Pack, Put)> {
+    ) -> store::Result<(usize, Pack, Put, Duration)> {
+        let began = Instant::now();
         let at = written.toc_at;
         let place = TocPlace {
             digest: at.digest,
@@ -316,7 +324,7 @@ impl Sender<'_> {
             unsent.none_is_left();
         }
         let pack = Pack::all_live(layer, Arc::new(written.toc), self.day);
-        Ok((number, pack, put))
+        Ok((number, pack, put, began.elapsed()))
     }
 }
 
@@ -350,7 +358,7 @@ impl Meter for Unsent {
             .bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         let left = left.expect("there is always a new value");
-        self.auto.sent(left.min(bytes), Instant::now());
+        self.auto.sent(left.min(bytes), std::time::Instant::now());
     }
 }
 
