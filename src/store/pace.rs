@@ -32,6 +32,10 @@ impl Pace {
         }
     }
 
+    pub(super) fn bytes_per_sec(&self) -> u64 {
+        self.bytes_per_sec
+    }
+
     /// Waits until what others took before has been paid for, and takes `bytes`. Fair: first come, first served.
     pub(super) async fn take(&self, bytes: u64) {
         let turn = {

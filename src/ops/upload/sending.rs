@@ -8,10 +8,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
 
 use super::place_of;
 use crate::{
@@ -28,13 +29,17 @@ use crate::{
 /// Another pack is sent beside those that are being sent only while these have fewer bytes than this together. With the pack
 /// that waits then, and the one being written, this limits the disk space of spools.
 const SENDING_BYTES: u64 = 512 << 20;
-/// Most packs that are sent at once.
-pub(super) const PACKS_SENDING: usize = 8;
+/// Most packs that are sent at once: at first, and after every one that was sent quickly one more. Many connections over a slow
+/// link take so long for each of them that stores and timeouts take them for stalled.
+const PACKS_AT_FIRST: usize = 2;
+const PACKS_SENDING: usize = 8;
+const QUICKLY: Duration = Duration::from_secs(10);
 
 /// Packs being sent, and what was sent before.
-#[derive(Default)]
 pub struct Sending {
     on_their_way: FuturesUnordered<BoxFuture<'static, store::Result<Sent>>>,
+    /// How many may be sent at once.
+    at_once: usize,
     /// Bytes of those.
     bytes: u64,
     began: Option<Instant>,
@@ -47,6 +52,21 @@ pub struct Sending {
 struct Sent {
     put: Put,
     size: u64,
+    took: Duration,
+}
+
+impl Default for Sending {
+    fn default() -> Self {
+        Self {
+            on_their_way: FuturesUnordered::new(),
+            at_once: PACKS_AT_FIRST,
+            bytes: 0,
+            began: None,
+            took: Duration::ZERO,
+            moved: Moved::default(),
+            auto: None,
+        }
+    }
 }
 
 impl Sending {
@@ -65,7 +85,7 @@ impl Sending {
     /// Whether another pack may be sent.
     pub(super) fn has_room(&self) -> bool {
         let count = self.on_their_way.len();
-        count == 0 || (count < PACKS_SENDING && self.bytes < SENDING_BYTES)
+        count == 0 || (count < self.at_once && self.bytes < SENDING_BYTES)
     }
 
     /// Whether a pack is on its way.
@@ -95,12 +115,14 @@ impl Sending {
             body = body.metered(unsent.clone());
         }
         self.on_their_way.push(Box::pin(async move {
+            let began = Instant::now();
             let put = store.put(&desc, &body).await?;
             if let Some(unsent) = unsent {
                 unsent.none_is_left();
             }
             progress.advance(Phase::Upload, size);
-            Ok(Sent { put, size })
+            let took = began.elapsed();
+            Ok(Sent { put, size, took })
         }));
         Pack::all_live(layer, Arc::new(written.toc), day)
     }
@@ -113,7 +135,12 @@ impl Sending {
         let Some(sent) = self.on_their_way.next().await else {
             return Ok(());
         };
-        let Sent { put, size } = sent?;
+        let Sent { put, size, took } = sent?;
+        self.at_once = if took < QUICKLY {
+            PACKS_SENDING.min(self.at_once + 1)
+        } else {
+            PACKS_AT_FIRST.max(self.at_once - 1)
+        };
         self.bytes -= size;
         match put {
             Put::Stored => {
@@ -176,7 +203,7 @@ impl Meter for Unsent {
             .bytes
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         let left = left.expect("there is always a new value");
-        self.auto.sent(left.min(bytes), Instant::now());
+        self.auto.sent(left.min(bytes), std::time::Instant::now());
     }
 }
 

@@ -47,7 +47,8 @@ use super::{
 };
 use crate::redact::Secret;
 
-/// Parts of as many blobs may be sent at once, while that makes them faster together.
+/// Parts of as many blobs may be sent at once, while that makes them faster together; half of one at first, since many connections
+/// over a slow link look stalled.
 const PARTS_BLOBS: usize = 4;
 
 /// An access key that is passed in rather than found by the SDK.
@@ -142,7 +143,7 @@ impl S3 {
         }
         let parts = config.part_concurrency();
         let wire = Wire {
-            parts: Width::new(parts, PARTS_BLOBS * parts),
+            parts: Width::new(parts.div_ceil(2), PARTS_BLOBS * parts),
             client: connection.client,
             clock,
             bucket: location.bucket.clone(),

@@ -122,6 +122,7 @@ impl BlobStore for Guarded {
     }
 
     async fn get(&self, desc: &Descriptor, range: Range<u64>) -> Result<Option<ByteStream>> {
+        let asked = self.guard.limiter.ask(range.end - range.start).await;
         let work = self.inner.get(desc, range);
         let (found, place) = self
             .hold(Op::Get, desc.digest, 0, Option::is_none, work)
@@ -131,8 +132,8 @@ impl BlobStore for Guarded {
         Ok(found.map(|stream| {
             let pieces = stream.then(move |piece| {
                 let guard = guard.clone();
-                // The closure holds the permit as long as the stream exists.
-                let _place = &place;
+                // The closure holds the permits as long as the stream exists.
+                let _held = (&place, &asked);
                 async move { guard.piece(piece, &digest).await }
             });
             pieces.boxed()

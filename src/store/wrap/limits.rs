@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::width::{Place, Width};
 use crate::store::{Body, pace::Pace};
 
@@ -37,6 +39,9 @@ pub struct Limiter {
     places: Arc<Width>,
     pub(super) with_streams: bool,
     down: Option<Pace>,
+    /// Kilobytes that downloads may ask for before they have been read: what nobody reads yet fills the buffers of connections
+    /// at the link's own speed. `None` without a limit, or where others control how fast streams are read.
+    asked: Option<Arc<Semaphore>>,
     up: Option<Arc<Pace>>,
 }
 
@@ -47,6 +52,10 @@ impl Limiter {
             places: Width::new(limits.concurrency, limits.concurrency),
             with_streams: limits.with_streams,
             down: limits.bandwidth.map(Pace::new),
+            asked: limits
+                .bandwidth
+                .filter(|_| limits.with_streams)
+                .map(|rate| Arc::new(Semaphore::new(kilobytes(rate) as usize))),
             up: limits.bandwidth.map(|rate| Arc::new(Pace::new(rate))),
         }
     }
@@ -76,12 +85,27 @@ impl Limiter {
         }
     }
 
+    /// Waits until `bytes` may be asked for, while the result lives: at most what may be received in a second, or one request.
+    pub(super) async fn ask(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let asked = self.asked.clone()?;
+        let rate = self.down.as_ref()?.bytes_per_sec();
+        let permits = kilobytes(bytes.min(rate));
+        let permit = asked.acquire_many_owned(permits).await;
+        Some(permit.expect("the semaphore is never closed"))
+    }
+
     /// Waits until `bytes` that were received may be passed on.
     pub(super) async fn receive(&self, bytes: u64) {
         if let Some(pace) = &self.down {
             pace.take(bytes).await;
         }
     }
+}
+
+/// Rounded up; no more than a semaphore has.
+fn kilobytes(bytes: u64) -> u32 {
+    const MOST: u64 = 1 << 28;
+    bytes.div_ceil(1000).clamp(1, MOST) as u32
 }
 
 impl Default for Limiter {

@@ -21,6 +21,8 @@ struct Meeting {
     now: AtomicUsize,
     most: AtomicUsize,
     already_has: bool,
+    /// Of the time for each byte less than a hundred.
+    unit: Duration,
 }
 
 impl Meeting {
@@ -30,6 +32,7 @@ impl Meeting {
             now: AtomicUsize::new(0),
             most: AtomicUsize::new(0),
             already_has: false,
+            unit: Duration::from_millis(1),
         }
     }
 }
@@ -48,7 +51,7 @@ impl BlobStore for Meeting {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         self.all_here.wait().await;
-        sleep(Duration::from_secs(100 - desc.size)).await;
+        sleep(self.unit * (100 - desc.size as u32)).await;
         self.now.fetch_sub(1, Ordering::SeqCst);
         if self.already_has {
             return Ok(Put::Existed);
@@ -108,10 +111,10 @@ async fn send(store: &Arc<Meeting>, count: u64, level: &Level) -> (Vec<u64>, Mov
 
 #[tokio::test(start_paused = true)]
 async fn packs_are_sent_together_and_reported_in_their_order() {
-    let store = Arc::new(Meeting::of(3));
-    let (sizes, moved) = send(&store, 3, &Level::default()).await;
-    assert_eq!(sizes, [1, 2, 3]);
-    assert_eq!((moved.blobs_moved, moved.bytes_moved), (3, 6));
+    let store = Arc::new(Meeting::of(2));
+    let (sizes, moved) = send(&store, 2, &Level::default()).await;
+    assert_eq!(sizes, [1, 2]);
+    assert_eq!((moved.blobs_moved, moved.bytes_moved), (2, 3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -120,6 +123,12 @@ async fn no_more_packs_than_the_limit_are_sent_at_once() {
     let (sizes, _) = send(&store, 30, &Level::default()).await;
     assert_eq!(sizes, (1..=30).collect::<Vec<_>>());
     assert_eq!(store.most.load(Ordering::SeqCst), PACKS_SENDING);
+    let slow = Arc::new(Meeting {
+        unit: Duration::from_secs(1),
+        ..Meeting::of(1)
+    });
+    send(&slow, 30, &Level::default()).await;
+    assert_eq!(slow.most.load(Ordering::SeqCst), PACKS_AT_FIRST);
 }
 
 #[tokio::test(start_paused = true)]

@@ -226,3 +226,28 @@ async fn a_store_that_refuses_or_is_late_gets_fewer_requests_at_once() {
     retrying.stat(&desc.digest).await.unwrap();
     assert_eq!(width.now(), 8);
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_a_bandwidth_no_more_is_asked_for_than_a_second_brings() {
+    let (memory, desc) = memory_with(&data(4000, 1)).await;
+    let limits = Limits {
+        bandwidth: Some(10_000),
+        ..Limits::default()
+    };
+    let store = limited(memory.clone(), limits);
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        open.push(store.get(&desc, 0..4000).await.unwrap());
+    }
+    let third = tokio::time::timeout(Duration::from_secs(9), store.get(&desc, 0..4000));
+    assert!(third.await.is_err(), "12 kB are asked for");
+    open.pop();
+    store.get(&desc, 0..4000).await.unwrap();
+    // A request for more than a second brings waits until nothing else is asked for, and then is made.
+    let slow = Limits {
+        bandwidth: Some(1000),
+        ..Limits::default()
+    };
+    let store = limited(memory, slow);
+    assert!(store.get(&desc, 0..4000).await.unwrap().is_some());
+}
