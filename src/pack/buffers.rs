@@ -34,3 +34,22 @@ impl Buffers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_used_again_empty_and_no_more_than_the_limit_are_kept() {
+        let buffers = Buffers::new(1);
+        let mut first = buffers.take(1000);
+        first.extend_from_slice(b"of the last frame");
+        let at = first.as_ptr();
+        buffers.give_back(first);
+        buffers.give_back(Vec::with_capacity(1000));
+        let again = buffers.take(500);
+        assert!(again.is_empty() && again.as_ptr() == at);
+        assert!(buffers.spare.lock().is_empty());
+        assert!(buffers.take(2000).capacity() >= 2000);
+    }
+}
