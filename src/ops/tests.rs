@@ -33,6 +33,7 @@ mod hostile;
 mod limits;
 mod looking;
 mod modules;
+mod programs;
 mod pruning;
 mod replacing;
 mod repositories;
