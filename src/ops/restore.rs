@@ -407,9 +407,11 @@ impl Restorer {
                     let mode = self.source.carry().mode(root.mode) | 0o700;
                     staging.tree().root().set_own_mode(mode)?;
                 }
-                let in_the_way = &self.survey.in_the_way;
+                let (in_the_way, kept) = (&self.survey.in_the_way, &self.survey.kept);
                 let keep = |path: &[u8], is_dir: bool| {
-                    in_the_way.contains(path) || self.source.keeps(path, is_dir)
+                    in_the_way.contains(path)
+                        || kept.contains(path)
+                        || self.source.keeps(path, is_dir)
                 };
                 let placement = Placement {
                     entries: &entries,

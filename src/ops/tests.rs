@@ -34,6 +34,7 @@ mod indexed;
 mod limits;
 mod looking;
 mod modules;
+mod programs;
 mod pruning;
 mod replacing;
 mod repositories;

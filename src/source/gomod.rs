@@ -203,7 +203,7 @@ pub(super) fn admit(entry: &Entry) -> std::result::Result<(), String> {
     let Some(file) = path::parse(entry.path.as_bytes()) else {
         return Err("its name is not one of a carried file of Go's module cache".into());
     };
-    let size = size_of_go_file(entry)?;
+    let size = size_of_go_file(entry, |mode| mode & !0o666 == 0 && mode & 0o400 != 0)?;
     if !fits(&file, size) {
         return Err(format!("a file of its name cannot have {size} bytes"));
     }

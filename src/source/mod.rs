@@ -85,8 +85,14 @@ impl SourceKind {
     }
 }
 
-/// The size of a file of a Go cache (plain, with one of Go's modes, without an owner), or the reason why it is not such a file.
-fn size_of_go_file(entry: &Entry) -> std::result::Result<u64, String> {
+/// Why a folder in the place of a file of a Go cache stays: anything that does not belong in Go's caches is never removed.
+const NOT_OF_GO: &str = "a folder that Go did not create is in its place: remove it";
+
+/// The size of a file of a Go cache (plain, with a right mode, without an owner), or the reason why it is not such a file.
+fn size_of_go_file(
+    entry: &Entry,
+    is_right: impl Fn(u32) -> bool,
+) -> std::result::Result<u64, String> {
     let Kind::File {
         size,
         extents: None,
@@ -94,7 +100,7 @@ fn size_of_go_file(entry: &Entry) -> std::result::Result<u64, String> {
     else {
         return Err("it is not a regular file without holes".into());
     };
-    if entry.meta.mode & !0o666 != 0 || entry.meta.mode & 0o400 == 0 {
+    if !is_right(entry.meta.mode) {
         return Err(format!("its mode {:o} is not one of Go's", entry.meta.mode));
     }
     if (entry.meta.uid, entry.meta.gid) != (0, 0) || !entry.xattrs.is_empty() {
@@ -242,6 +248,8 @@ pub enum Standing {
     Other,
     /// Other content, which is better kept.
     Keep,
+    /// Something that the cache's tool did not create, which is never removed; with the reason for the user.
+    Blocked(&'static str),
 }
 
 /// A cache on disk. All calls block.
@@ -258,6 +266,12 @@ pub trait Source: Send + Sync {
     /// Returns true if a mirroring import keeps this path although the snapshot does not have it; a kept folder is kept with all
     /// its contents.
     fn keeps(&self, path: &[u8], is_dir: bool) -> bool;
+
+    /// The path that this entry alone may occupy, with everything below it: of entries with the same place, the last one is
+    /// restored.
+    fn place<'p>(&self, path: &'p EntryPath) -> &'p [u8] {
+        path.as_bytes()
+    }
 
     /// Returns true if an import ignores this path of a snapshot, because of the path itself or a folder above it.
     fn excludes(&self, _path: &EntryPath, _is_dir: bool) -> bool {

@@ -12,6 +12,7 @@ mod clients;
 mod conformance;
 mod examples;
 mod go_project;
+mod go_run;
 mod harness;
 mod heal;
 mod incremental;

@@ -136,6 +136,7 @@ fn overlapping(rng: &mut fastrand::Rng, who: u64) -> GoCache {
         cache.compile(&format!("own-{who}-{number}"), rng.usize(100..40_000));
     }
     cache.compile(&format!("large-{}", who % 3), 700_000);
+    cache.link(&format!("program-{}", who % 3), 300_000);
     cache.insert(
         "contested",
         1_700_000_000_000_000_000 + who,

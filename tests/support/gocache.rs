@@ -1,17 +1,23 @@
 //! Go build caches made by hand: the format of the go command, without its minutes of compiling.
 //!
 //! Source: the go command's package `cmd/go/internal/cache`: `<xx>/<action>-a` holds one line of 175 bytes that names an
-//! output, `<xx>/<output>-d` holds its bytes and is named by their SHA-256.
+//! output, `<xx>/<output>-d` holds its bytes and is named by their SHA-256. Of a program it is a folder, with the program as its
+//! only file.
 use std::collections::BTreeMap;
-use std::fs;
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 
-/// Action id → (entry time, output bytes).
+/// Action id → (entry time, output bytes), and the names of those outputs that are programs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct GoCache(pub(crate) BTreeMap<[u8; 32], (u64, Vec<u8>)>);
+pub(crate) struct GoCache(
+    pub(crate) BTreeMap<[u8; 32], (u64, Vec<u8>)>,
+    pub(crate) BTreeMap<[u8; 32], String>,
+);
 
 impl GoCache {
     /// The action that `label` stands for.
@@ -25,6 +31,12 @@ impl GoCache {
         let output = super::tree::bytes(&mut fastrand::Rng::with_seed(seed), length);
         self.0
             .insert(Self::action(label), (1_700_000_000_000_000_000, output));
+    }
+
+    /// Adds what `go run` of `label` links.
+    pub(crate) fn link(&mut self, label: &str, length: usize) {
+        self.compile(label, length);
+        self.1.insert(Self::action(label), label.to_owned());
     }
 
     /// Adds one entry as it is.
@@ -42,8 +54,16 @@ impl GoCache {
                 const_hex::encode(action),
                 const_hex::encode(Sha256::digest(output)),
             );
-            fs::write(gocache.join(format!("{}/{out}-d", &out[..2])), output)
-                .expect("a file of the test");
+            let mut file = gocache.join(format!("{}/{out}-d", &out[..2]));
+            let program = self.1.get(action);
+            if let Some(name) = program {
+                fs::create_dir_all(&file).expect("a folder of the test");
+                file.push(name);
+            }
+            fs::write(&file, output).expect("a file of the test");
+            if program.is_some() {
+                fs::set_permissions(&file, Permissions::from_mode(0o755)).expect("our own file");
+            }
             let line = format!("v1 {id} {out} {:>20} {time:>20}\n", output.len());
             assert_eq!(line.len(), 175, "the go command refuses any other length");
             fs::write(gocache.join(format!("{}/{id}-a", &id[..2])), line)
@@ -75,8 +95,7 @@ impl GoCache {
                 ("v1", format!("{}/", &action[..2]).as_str(), action)
             );
             let place = format!("{}/{out}-d", &out[..2]);
-            let output = files
-                .get(std::ffi::OsStr::new(&place))
+            let (place, output) = output_at(&files, &place)
                 .unwrap_or_else(|| panic!("{name} names {place}, which is not there"));
             assert_eq!(size, output.len().to_string(), "{name}");
             assert_eq!(
@@ -84,21 +103,43 @@ impl GoCache {
                 out,
                 "{place} has other bytes than its name says"
             );
-            outputs.insert(place);
             let action =
                 const_hex::decode_to_array(action).expect("checked by the go command's own rules");
+            if let Some((folder, program)) = place.split_once("-d/") {
+                assert!(is_executable(&gocache.join(place)), "{place}");
+                let inside = fs::read_dir(gocache.join(format!("{folder}-d")));
+                assert_eq!(inside.expect("a folder of the cache").count(), 1, "{place}");
+                cache.1.insert(action, program.to_owned());
+            }
+            outputs.insert(place);
             cache
                 .0
-                .insert(action, (time.parse().expect("a time"), output.clone()));
+                .insert(action, (time.parse().expect("a time"), output.to_vec()));
         }
         for name in files.keys().filter_map(|name| name.to_str()) {
             assert!(
-                !name.ends_with("-d") || outputs.contains(name),
+                !name.contains("-d") || outputs.contains(name),
                 "no action names {name}"
             );
         }
         cache
     }
+}
+
+/// The path and the bytes of the output whose place that is.
+fn output_at<'f>(
+    files: &'f BTreeMap<OsString, Vec<u8>>,
+    place: &str,
+) -> Option<(&'f str, &'f [u8])> {
+    let (path, bytes) = files.range(OsString::from(place)..).next()?;
+    let path = path.to_str()?;
+    let rest = path.strip_prefix(place)?;
+    (rest.is_empty() || rest.starts_with('/')).then_some((path, bytes))
+}
+
+fn is_executable(path: &Path) -> bool {
+    let meta = fs::metadata(path).expect("a file of the cache");
+    meta.permissions().mode() & 0o100 != 0
 }
 
 /// Dates the entries of `labels` as used at `when`, as a build does that finds them.

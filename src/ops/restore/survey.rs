@@ -21,9 +21,6 @@ use crate::{
     },
 };
 
-/// Why a folder in the place of a Go cache file stays: anything that does not belong in Go's caches is never removed.
-const NOT_OF_GO: &str = "a folder that Go did not create is in its place: remove it";
-
 /// The other names that the snapshot gives to its files.
 pub(super) struct Links<'a>(HashMap<&'a EntryPath, Vec<&'a EntryPath>>);
 
@@ -73,6 +70,8 @@ pub(super) struct Survey {
     pub(super) is_as_indexed: bool,
     /// Paths left alone with everything below them: folders and mount points that block entries of the snapshot.
     pub(super) in_the_way: HashSet<Box<[u8]>>,
+    /// The same of entries for which something else is kept ([`Standing::Keep`]); only for a mirroring import.
+    pub(super) kept: HashSet<Box<[u8]>>,
 }
 
 /// Compares the snapshot with the target. Blocks.
@@ -96,6 +95,7 @@ pub(super) fn survey(
     }
     let path = |at: &At| &snapshot.entry(*at).entry.path;
     entries.sort_unstable_by(|a, b| path(a).cmp(path(b)));
+    one_in_each_place(source, snapshot, &mut entries);
     let root = fs::Dir::open_if_there(source.root())?;
     let own = source.own();
     let guard = own.guard(root.as_ref());
@@ -117,9 +117,15 @@ pub(super) fn survey(
         own,
         is_as_indexed,
         in_the_way: HashSet::new(),
+        kept: HashSet::new(),
     };
     if let Some(root) = &root {
         survey.spare_what_is_blocked(source, snapshot, root, mirror)?;
+    }
+    if mirror {
+        let all = survey.entries.iter().zip(&survey.standing);
+        let kept = all.filter(|(_, standing)| **standing == Standing::Keep);
+        survey.kept = kept.map(|(at, _)| source.place(path(at)).into()).collect();
     }
     Ok(survey)
 }
@@ -139,17 +145,19 @@ impl Survey {
         let mut folders: Vec<&EntryPath> = Vec::new();
         for (at, standing) in self.entries.iter().zip(&self.standing) {
             let entry = &snapshot.entry(*at).entry;
-            if *standing != Standing::Other {
-                continue;
-            }
-            let Some(parent) = root.open_parent_if_there(&entry.path)? else {
-                continue;
-            };
             let is_dir = entry.kind == Kind::Dir;
-            let why = match parent.stat(entry.path.name())?.filter(fs::Stat::is_dir) {
-                Some(_) if is_dir => None,
-                Some(_) if source.kind().is_go() => Some(NOT_OF_GO.to_owned()),
-                _ => place::stays(&parent, &entry.path, &self.own, &keep, mirror)?,
+            let why = match standing {
+                Standing::Blocked(why) => Some((*why).to_owned()),
+                Standing::Other => {
+                    let Some(parent) = root.open_parent_if_there(&entry.path)? else {
+                        continue;
+                    };
+                    match parent.stat(entry.path.name())?.filter(fs::Stat::is_dir) {
+                        Some(_) if is_dir => None,
+                        _ => place::stays(&parent, &entry.path, &self.own, &keep, mirror)?,
+                    }
+                }
+                _ => continue,
             };
             if let Some(why) = why {
                 gone.insert(&entry.path);
@@ -172,7 +180,7 @@ impl Survey {
             above.any(|folder| place::is_below(path.as_bytes(), folder))
         };
         gone.extend(paths.filter(is_below).collect::<Vec<_>>());
-        self.in_the_way = gone.iter().map(|p| p.as_bytes().into()).collect();
+        self.in_the_way = gone.iter().map(|p| source.place(p).into()).collect();
         let all = self.entries.drain(..).zip(self.standing.drain(..));
         let left: Vec<_> = all
             .filter(|(at, _)| is_left(&snapshot.entry(*at).entry, &gone, &mut self.spared))
@@ -180,6 +188,18 @@ impl Survey {
         (self.entries, self.standing) = left.into_iter().unzip();
         Ok(())
     }
+}
+
+/// Drops entries whose places other entries take: several names of one program, of which one is enough. `entries` are in order.
+fn one_in_each_place(source: &dyn Source, snapshot: &Snapshot, entries: &mut Vec<At>) {
+    let place = |at: &At| source.place(&snapshot.entry(*at).entry.path);
+    entries.dedup_by(|later, held| {
+        let same = place(later) == place(held);
+        if same {
+            *held = *later;
+        }
+        same
+    });
 }
 
 /// Returns true if an entry can still be restored without the `gone` ones: false if it is one of them, or a link to one.

@@ -1,22 +1,16 @@
 //! The 256 folders of a build cache, each opened once; closed when open files run short.
 
+use super::{output::Found, path::output_path};
 use crate::{
+    digest::Sha256,
     entry::EntryPath,
-    fs::{self, Dir, Stat, missing_is_none},
-    source::{stable::open_parent, walk::is_fatal},
+    fs::{self, Dir, missing_is_none},
+    source::walk::is_fatal,
 };
 
 /// Returns true for the name of a shard: two lower-case hex digits.
 pub(super) fn is_shard(name: &[u8]) -> bool {
     name.len() == 2 && name.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// `stat` of a path below `root`; `None` if it or its folder is missing.
-pub(super) fn stat(root: &Dir, path: &EntryPath) -> fs::Result<Option<Stat>> {
-    match missing_is_none(open_parent(root, path))? {
-        Some(dir) => dir.stat(path.name()),
-        None => Ok(None),
-    }
 }
 
 /// What is known of one shard.
@@ -83,11 +77,12 @@ impl<'a> Shards<'a> {
         }
     }
 
-    /// `stat` of a path `xx/name`.
-    pub(super) fn stat(&mut self, path: &EntryPath) -> fs::Result<Option<Stat>> {
-        match self.of(path)? {
-            Some(dir) => dir.stat(path.name()),
-            None => Ok(None),
+    /// What is in the place of the output with that digest.
+    pub(super) fn output(&mut self, output: Sha256) -> fs::Result<Found> {
+        let place = output_path(output);
+        match self.of(&place)? {
+            Some(shard) => Found::at(shard, place.name()),
+            None => Ok(Found::Nothing),
         }
     }
 }

@@ -1,8 +1,11 @@
-use super::*;
+use super::{path::output_path, *};
 use crate::{
     entry::Kind,
+    fs::Stat,
     source::{KnownContent, NothingKnown},
 };
+
+mod programs;
 
 const NOW: Time = Time {
     secs: 1_800_000_000,
@@ -89,13 +92,14 @@ fn only_entries_of_the_cache_are_carried() {
         "testexpire.txt".into(),
         "README".into(),
         "fuzz/example.com/p/FuzzX/1".into(),
-        // In the wrong shard, without a shard, with another end, in upper case, a folder (an executable).
+        // In the wrong shard, without a shard, with another end, in upper case, a folder with two files.
         format!("00/{hex}-d"),
         format!("{hex}-d"),
         format!("{}/{hex}-x", &hex[..2]),
         format!("{}/{hex}-d.tmp", &hex[..2]),
         format!("{}/{}-d", &hex[..2], hex.to_uppercase()),
         format!("{}/{hex}-d/program", &hex[..2]),
+        format!("{}/{hex}-d/another", &hex[..2]),
         // An action entry of 174 bytes.
         format!("{}/{hex}-a", &hex[..2]),
     ] {
@@ -261,7 +265,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
     let (act, out) = cache.put("one", b"output", 7);
     let common: &[(&str, Change)] = &[
         ("name", |e| e.path = EntryPath::new(*b"trim.txt").unwrap()),
-        ("name", |e| e.path = e.path.join(b"x").unwrap()),
+        ("name", |e| e.path = e.path.join(b"x/y").unwrap()),
         ("name", |e| {
             let other = [b"zz", &e.path.as_bytes()[2..]].concat();
             e.path = EntryPath::new(other).unwrap();
@@ -279,6 +283,7 @@ fn admission_refuses_what_is_no_entry_of_the_cache() {
         }),
         ("mode", |e| e.meta.mode = 0o4644),
         ("mode", |e| e.meta.mode = 0o755),
+        ("mode", |e| e.meta.mode = 0o600),
         ("mode", |e| e.meta.mode = 0),
         ("owner", |e| e.meta.uid = 1000),
         ("owner", |e| e.meta.gid = 1000),
@@ -353,11 +358,12 @@ fn a_standing_output_is_right_only_with_its_content() {
     let at = cache.temp.path().join(out.as_path());
     std::fs::remove_file(&at).unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Absent);
-    // Only a folder that holds a program is one that Go made.
+    // Go can use a folder that holds the output as a program, and no other.
+    let blocked = Standing::Blocked(crate::source::NOT_OF_GO);
     std::fs::create_dir(&at).unwrap();
-    assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
-    std::fs::write(at.join("program"), "junk").unwrap();
-    assert_eq!(standing(&cache, &entry, &claim), Standing::Other);
+    assert_eq!(standing(&cache, &entry, &claim), blocked);
+    std::fs::write(at.join("program"), b"OUTPUT").unwrap();
+    assert_eq!(standing(&cache, &entry, &claim), blocked);
     std::fs::write(at.join("program"), b"output").unwrap();
     assert_eq!(standing(&cache, &entry, &claim), Standing::Keep);
     std::fs::remove_dir_all(&at).unwrap();

@@ -18,7 +18,7 @@ use crate::{
     digest::{ContentHasher, ContentId},
     entry::Entry,
     fs::{Dir, Parents, Stat, missing_is_none},
-    source::{Error, Known, Result, Standing},
+    source::{Error, Known, NOT_OF_GO, Result, Standing},
 };
 
 pub(super) fn standing(
@@ -40,6 +40,9 @@ pub(super) fn standing(
     let Some(stat) = dir.stat(path.name())? else {
         return Ok(Standing::Absent);
     };
+    if stat.is_dir() {
+        return Ok(Standing::Blocked(NOT_OF_GO));
+    }
     if !stat.is_file() {
         return Ok(Standing::Other);
     }

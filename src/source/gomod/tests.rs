@@ -407,7 +407,8 @@ fn what_stands_and_is_not_wrong_is_kept() {
     let cache = Cache::with("", "x");
     std::fs::remove_file(cache.temp.path().join(&zip)).unwrap();
     std::fs::create_dir(cache.temp.path().join(&zip)).unwrap();
-    assert_eq!(cache.standing(&zip, &ours), Standing::Other);
+    let blocked = Standing::Blocked(crate::source::NOT_OF_GO);
+    assert_eq!(cache.standing(&zip, &ours), blocked);
     let cache = Cache::with("", "x");
     std::fs::remove_file(cache.temp.path().join(&hash)).unwrap();
     assert_eq!(cache.standing(&zip, &ours), Standing::Other);

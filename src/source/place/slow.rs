@@ -183,7 +183,6 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
         len: stat.size,
     }];
     let mut buf = vec![0; PIECE];
-    to.set_len(stat.size)?;
     for run in runs.as_deref().unwrap_or(&whole) {
         let (mut at, end) = (run.offset, run.offset + run.len);
         while at < end {
@@ -196,5 +195,6 @@ fn copy_data(from: &File, to: &File) -> io::Result<()> {
             at += n as u64;
         }
     }
-    Ok(())
+    // At the end: Go uses the only file in a program's folder, whatever its name, if its size is right.
+    to.set_len(stat.size)
 }
