@@ -334,6 +334,23 @@ impl Restorer {
         Ok(Arc::new(Some(staging)))
     }
 
+    /// Discards the staged files that the source refuses; they are lost.
+    fn check_staged<'a>(
+        &'a self,
+        staging: &Staging,
+        paths: &[EntryPath],
+        lost: &mut HashMap<&'a EntryPath, String>,
+    ) -> Result<()> {
+        for (path, why) in self.source.check_staged(staging.tree().root(), paths)? {
+            staging.tree().discard(&path)?;
+            let file = self.plan.files.iter().find(|f| f.path == path);
+            if let Some(file) = file {
+                lost.insert(&file.path, why);
+            }
+        }
+        Ok(())
+    }
+
     /// Verifies the staged files as a whole, moves them into place and finishes the cache.
     fn place(
         &self,
@@ -357,16 +374,7 @@ impl Restorer {
             for (i, _) in broken {
                 staging.tree().discard(&self.plan.files[*i].path)?;
             }
-            for (path, why) in self
-                .source
-                .check_staged(staging.tree().root(), &staged_paths)?
-            {
-                staging.tree().discard(&path)?;
-                let file = self.plan.files.iter().find(|f| f.path == path);
-                if let Some(file) = file {
-                    lost.insert(&file.path, why);
-                }
-            }
+            self.check_staged(staging, &staged_paths, &mut lost)?;
         }
         self.lose_what_needs_the_lost(staging.as_ref(), &mut lost)?;
         let mut placed: Vec<EntryPath> = staged_paths;

@@ -440,7 +440,7 @@ fn file_of(len: u64, sparse: Option<(u64, Box<[Extent]>)>, path: &EntryPath) -> 
             extents: Some(runs),
         },
     };
-    if kind.content_len() == len && len <= i64::MAX as u64 {
+    if kind.content_len() == len && i64::try_from(len).is_ok() {
         return Ok(kind);
     }
     let want = kind.content_len();

@@ -310,7 +310,9 @@ fn payload(counts: [usize; 4], write: &dyn Fn(&mut Columns<Writer>)) -> Vec<u8> 
     write(&mut columns);
     let mut w = Writer::default();
     w.num(0);
-    counts.iter().for_each(|count| w.num(*count as u64));
+    for count in counts {
+        w.num(count as u64);
+    }
     columns.write(&mut w);
     w.num(0);
     w.0

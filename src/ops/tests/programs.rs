@@ -49,6 +49,9 @@ fn on(world: &World, node: &str, path: &Path) -> PathBuf {
     world.path(node, "go-build").join(below)
 }
 
+/// Puts something into the place of a program's folder.
+type Before = fn(&Path);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_is_restored_whatever_was_in_its_place() {
     let world = World::new(Meet::SideTags);
@@ -57,13 +60,12 @@ async fn a_program_is_restored_whatever_was_in_its_place() {
     let (act, folder) = put_program(&world.path("one", "go-build"), "link", "hello", &bytes);
     put(&world.path("one", "go-build"), "compile", b"archive", 1);
     assert_eq!(export_go(&world, "one").await.entries, 4);
-    type Before = fn(&Path);
     let before: [(&str, Before); 5] = [
         ("nothing", |_| ()),
         ("empty", |folder| std::fs::create_dir_all(folder).unwrap()),
         ("damaged", |folder| {
             std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join("hello"), [7; 400_000]).unwrap();
+            std::fs::write(folder.join("hello"), vec![7; 400_000]).unwrap();
         }),
         ("file", |folder| {
             std::fs::create_dir_all(folder.parent().unwrap()).unwrap();
