@@ -1,6 +1,6 @@
 //! Finds what a scan has and a snapshot lacks: by metadata where the node index or a file name proves it, otherwise by hashing.
 
-use std::{cell::OnceCell, path::PathBuf};
+use std::{cell::OnceCell, collections::HashSet, path::PathBuf};
 
 use super::LeftOut;
 use crate::{
@@ -41,6 +41,8 @@ pub struct New {
 pub struct Diff {
     /// Items that the snapshot already has unchanged: index in the scan, and location.
     pub kept: Vec<(usize, At)>,
+    /// Those of them whose content nobody read: nothing proves that it is that of the snapshot.
+    pub unread: HashSet<usize>,
     /// Items to be packed, in the order of packing.
     pub new: Vec<New>,
     /// Items that cannot be exported.
@@ -49,6 +51,8 @@ pub struct Diff {
 
 enum Verdict {
     Keep(At),
+    /// The snapshot has what the item should be; whether it is that need not be known to keep the snapshot's.
+    KeepUnread(At),
     New(ContentPlan),
     /// The snapshot has a file of the same length under that path: only hashing can tell.
     Hash(At),
@@ -75,8 +79,12 @@ pub fn diff(
     let mut hash = Vec::new();
     for (i, item) in items.iter_mut().enumerate() {
         let held = stored.at(item.entry.path.as_bytes());
-        match judge.verdict(item, held) {
-            Verdict::Keep(at) => {
+        let verdict = judge.verdict(item, held);
+        if matches!(verdict, Verdict::KeepUnread(_)) {
+            out.unread.insert(i);
+        }
+        match verdict {
+            Verdict::Keep(at) | Verdict::KeepUnread(at) => {
                 // One copy of the path suffices.
                 if let Some((_, stored)) = held {
                     item.entry.path = stored.entry.path.clone();
@@ -204,14 +212,14 @@ impl Judge<'_> {
         }
         match (held, known) {
             (Some((at, held)), _) if item.claim == Some(held.content) && same_len(held, item) => {
-                Verdict::Keep(at)
+                Verdict::KeepUnread(at)
             }
             (Some((at, held)), _) if item.entry.needs.is_some() => {
                 // An action entry is defined by its id, output and time; of two, the later one counts.
                 if (held.entry.meta.mtime, &held.entry.needs)
                     >= (item.entry.meta.mtime, &item.entry.needs)
                 {
-                    Verdict::Keep(at)
+                    Verdict::KeepUnread(at)
                 } else {
                     Verdict::New(ContentPlan::Read)
                 }

@@ -150,7 +150,10 @@ async fn export(ctx: &Context, options: &Options, stuck: Option<Digest>) -> Resu
             .mark
             .or_else(|| newest_mark(&made.mine).map(str::to_owned)),
     };
-    let kept = tree.diff.kept.iter().map(|(i, at)| {
+    // A damaged output would be taken for intact by the next import.
+    let read = tree.diff.kept.iter();
+    let read = read.filter(|(i, _)| !tree.diff.unread.contains(i));
+    let kept = read.map(|(i, at)| {
         let base = fitted.base.as_ref();
         let base = base.expect("only a base has entries to keep");
         (*i, base.entry(*at).content)

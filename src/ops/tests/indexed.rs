@@ -65,3 +65,21 @@ async fn an_import_of_what_is_there_leaves_the_index_as_it_is() {
     assert!(is_hit(&import_dir(&node, &two).await));
     assert_eq!(index_of(&node), last);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_was_damaged_before_an_export_kept_it_unread_is_restored_by_the_next_import()
+{
+    let world = World::new(Meet::SideTags);
+    let (node, root) = (world.node("one"), world.path("one", "go-build"));
+    let (_, output) = super::go::put(&root, "compile", b"archive", 1);
+    let source = super::go::cache(&root, "go1");
+    export::run(&node, &exporting(&source)).await.unwrap();
+    std::fs::write(&output, b"ARCHIVE").unwrap();
+    // Old enough for the index of the next export to prove it.
+    Stamp::take_settled(&fs::Dir::open(&root).unwrap()).unwrap();
+    let again = export::run(&node, &exporting(&source)).await.unwrap();
+    assert!(again.unchanged, "{again:?}");
+    let healed = import::run(&node, &importing(&source)).await.unwrap();
+    assert!(is_hit(&healed), "{healed:?}");
+    assert_eq!(std::fs::read(&output).unwrap(), b"archive");
+}
