@@ -71,6 +71,15 @@ pub struct Options {
     pub created: Created,
 }
 
+impl Options {
+    fn level_of_packs(&self, threads: usize) -> Level {
+        match self.level {
+            Some(level) => Level::Fixed(level),
+            None => Level::Auto(Auto::new(threads)),
+        }
+    }
+}
+
 /// What an export did.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -439,10 +448,7 @@ impl<'a> Export<'a> {
                 shape: shape(options, first),
                 generation: generation.max(choice.generation),
                 threads: ctx.threads,
-                level: match options.level {
-                    Some(level) => Level::Fixed(level),
-                    None => Level::Auto(Auto::new(ctx.threads)),
-                },
+                level: options.level_of_packs(ctx.threads),
             },
         };
         let kept = tree.kept(self.source);

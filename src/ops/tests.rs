@@ -18,6 +18,39 @@ use crate::{
     store::{Meet, Store, StoreUrl, testing::Memory},
 };
 
+/// Makes a store of blobs alone for a test that never asks it about tags.
+macro_rules! without_tags {
+    ($store:ty) => {
+        #[async_trait::async_trait]
+        impl $crate::store::TagStore for $store {
+            async fn resolve(
+                &self,
+                _: &$crate::artifact::Reference,
+            ) -> $crate::store::Result<Option<$crate::store::Resolved>> {
+                unreachable!()
+            }
+
+            async fn publish(
+                &self,
+                _: &$crate::artifact::Manifest,
+                _: Option<&$crate::artifact::Tag>,
+                _: &$crate::store::Expect,
+            ) -> $crate::store::Result<$crate::store::Published> {
+                unreachable!()
+            }
+
+            async fn tags(&self, _: &str) -> $crate::store::Result<Vec<$crate::artifact::Tag>> {
+                unreachable!()
+            }
+
+            async fn clock(&self) -> $crate::store::Result<$crate::entry::Time> {
+                unreachable!()
+            }
+        }
+    };
+}
+pub(super) use without_tags;
+
 mod beside;
 mod bombs;
 mod budget;

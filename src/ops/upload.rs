@@ -75,13 +75,13 @@ pub struct Work {
 
 /// The result.
 pub struct Uploaded {
-    /// The packs, all entries live. The last one may still be on its way: see [`Sending`].
+    /// The packs, all entries live. The last ones may still be on their way: see [`Sending`].
     pub packs: Vec<Pack>,
     /// One outcome for each of [`Work::new`].
     pub outcomes: Vec<Outcome>,
     /// Time spent packing.
     pub packed_in: Duration,
-    /// What was sent so far, and the pack being sent.
+    /// What was sent so far, and the packs being sent.
     pub sending: Sending,
 }
 
@@ -208,7 +208,7 @@ impl Sink for SpoolSink {
     }
 }
 
-/// Packs and stores. When this returns, every pack but the last one is durable in the store.
+/// Packs and stores. When this returns, the last packs may still be on their way: [`Sending::settle`] waits until they are durable.
 ///
 /// # Errors
 /// When a pack cannot be written or stored; packs stored before stay, unreachable until a later export uses them.
@@ -216,7 +216,7 @@ pub async fn upload(ctx: &Context, work: Work, day: u32) -> Result<Uploaded> {
     let new = work.new.iter();
     let new = new.map(|n| n.pack.entry.kind.content_len()).sum();
     let (uploaded, ()) =
-        tokio::try_join!(pack_and_send(ctx, work, day), must_be_allowed(ctx, new),)?;
+        tokio::try_join!(pack_and_send(ctx, work, day), must_be_allowed(ctx, new))?;
     Ok(uploaded)
 }
 

@@ -23,7 +23,7 @@ use crate::{
         publish::Limits,
         upload::{self, Work},
     },
-    pack::{self, item::ContentPlan, level::Level, write::Outcome},
+    pack::{self, item::ContentPlan, write::Outcome},
     source::Item,
 };
 
@@ -330,7 +330,7 @@ async fn rehearse(
             shape: shape(options, base.is_none()),
             generation: 0,
             threads: ctx.threads,
-            level: Level::default(),
+            level: options.level_of_packs(ctx.threads),
         },
     };
     upload::rehearse(ctx, work, basis.today).await

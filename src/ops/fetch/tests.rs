@@ -6,10 +6,9 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::{
-    artifact::{Manifest, Reference, Tag},
     digest::ContentId,
-    entry::Time,
-    store::{BlobStore, Body, Expect, Published, Put, Resolved, Result, TagStore},
+    ops::tests::without_tags,
+    store::{BlobStore, Body, Put, Result},
 };
 
 const FRAME_BYTES: u32 = MAX_FRAME_BYTES;
@@ -43,24 +42,7 @@ impl BlobStore for Zeros {
     }
 }
 
-#[async_trait]
-impl TagStore for Zeros {
-    async fn resolve(&self, _: &Reference) -> Result<Option<Resolved>> {
-        unreachable!()
-    }
-
-    async fn publish(&self, _: &Manifest, _: Option<&Tag>, _: &Expect) -> Result<Published> {
-        unreachable!()
-    }
-
-    async fn tags(&self, _: &str) -> Result<Vec<Tag>> {
-        unreachable!()
-    }
-
-    async fn clock(&self) -> Result<Time> {
-        unreachable!()
-    }
-}
+without_tags!(Zeros);
 
 /// Requests of two frames each for a blob of many frames, all of the greatest length that cachectl writes.
 fn many() -> Vec<Request> {

@@ -234,3 +234,43 @@ async fn what_may_not_be_stored_is_not_sent() {
     std::fs::write(tree.join("big"), noise(1 << 10, 1)).unwrap();
     export::run(&ctx, &exporting(&dir(&tree))).await.unwrap();
 }
+
+/// Few words in random order: level 1 stores a tenth more than the default level.
+fn words(len: usize, seed: u64) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let all: Vec<Vec<u8>> = (0..300)
+        .map(|i| {
+            noise(4 + i % 9, i as u64)
+                .iter()
+                .map(|b| b'a' + b % 26)
+                .collect()
+        })
+        .collect();
+    let mut text = Vec::with_capacity(len + 16);
+    while text.len() < len {
+        text.extend_from_slice(&all[rng.usize(..all.len())]);
+        text.push(b' ');
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_counts_what_is_stored_at_the_requested_level() {
+    let (usual, world) = (World::new(Meet::SideTags), World::new(Meet::SideTags));
+    let root = world.path("one", "go-build");
+    for i in 0..50 {
+        go::put(&root, &format!("action {i}"), &words(20_000, i), 1);
+    }
+    let source = go::cache(&root, "go1");
+    export::run(&usual.node("one"), &exporting(&source))
+        .await
+        .unwrap();
+    let limit = stored(&usual).await;
+    let options = export::Options {
+        level: Some(1),
+        ..limited(&source, limit)
+    };
+    let report = export::run(&world.node("one"), &options).await.unwrap();
+    assert!(report.dropped.by_size.0 > 0, "{report:?}");
+    assert!(stored(&world).await <= limit);
+}

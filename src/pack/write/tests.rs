@@ -257,9 +257,10 @@ fn frames_stay_within_their_bounds_and_objects_within_frames() {
         for f in &written.toc.frames {
             assert_eq!(f.offset, at);
             at += u64::from(f.len);
-            let raw =
-                zstd::bulk::decompress(&bytes[f.offset as usize..][..f.len as usize], 8 << 20)
-                    .unwrap();
+            let stored = &bytes[f.offset as usize..][..f.len as usize];
+            // Content_Checksum_flag, RFC 8878 §3.1.1.1.1.
+            assert_eq!(stored[4] & 4, 4);
+            let raw = zstd::bulk::decompress(stored, 8 << 20).unwrap();
             assert_eq!(raw.len(), f.raw_len as usize);
             assert!(raw.len() <= crate::artifact::toc::MAX_FRAME_BYTES as usize);
             for o in written

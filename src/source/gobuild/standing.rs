@@ -69,10 +69,10 @@ pub(super) fn standing(
     let Some(shard) = places.of(path)? else {
         return Ok(Standing::Absent);
     };
-    match which {
-        Which::Action => action_stands(root, shard, name, &wanted),
-        Which::Output | Which::Program => output_stands(shard, name, &wanted),
+    if which == Which::Action {
+        return action_stands(root, shard, name, &wanted);
     }
+    output_stands(shard, name, &wanted)
 }
 
 /// The standing of a file with the right content.

@@ -372,17 +372,20 @@ fn a_standing_output_is_right_only_with_its_content() {
     drop(act);
 }
 
+/// Knows that every file has this content.
+struct Says(ContentId);
+
+impl Known for Says {
+    fn content(&self, _: &EntryPath, stat: &Stat) -> Option<KnownContent> {
+        Some(KnownContent {
+            content: self.0,
+            len: stat.size,
+        })
+    }
+}
+
 #[test]
 fn what_the_index_knows_is_not_read() {
-    struct Says(ContentId);
-    impl Known for Says {
-        fn content(&self, _: &EntryPath, stat: &Stat) -> Option<KnownContent> {
-            Some(KnownContent {
-                content: self.0,
-                len: stat.size,
-            })
-        }
-    }
     let cache = Cache::new();
     let (_, out) = cache.put("one", b"output", 7);
     let entry = completed(&cache, &out);

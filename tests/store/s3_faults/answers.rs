@@ -118,6 +118,41 @@ async fn wrong_clock_is_named_and_right_at_the_next_try() {
     assert!(!shown.contains("secret\""), "the secret itself was sent");
 }
 
+fn record_of(desc: &Descriptor) -> String {
+    format!("r/cachectl/manifests/sha256-{}", desc.digest.hex())
+}
+
+/// Reads a blob, and manifests by tag and digest; passes what was asked and the error to `told`.
+async fn reads_fail(store: &s3::S3, desc: &Descriptor, told: &impl Fn(&str, Error)) {
+    told("stat", store.stat(&desc.digest).await.unwrap_err());
+    told("get", read(store, desc, 0..100_000).await.unwrap_err());
+    told("get", read(store, desc, 5..10).await.unwrap_err());
+    for reference in [tag("t").into(), manifest(1).digest.into()] {
+        told("resolve", store.resolve(&reference).await.unwrap_err());
+    }
+}
+
+/// Lists and changes everything but tags, in the same way; returns the keys of two blobs that were not written.
+async fn lists_and_changes_fail(
+    store: &s3::S3,
+    desc: &Descriptor,
+    told: &impl Fn(&str, Error),
+) -> [String; 2] {
+    told("tags", store.tags("").await.unwrap_err());
+    told("blobs", store.blobs().await.unwrap_err());
+    told("renew", store.renew(&desc.digest).await.unwrap_err());
+    told("untag", store.untag(&tag("t")).await.unwrap_err());
+    let (small, small_body, small_key) = blob(10);
+    told("put", store.put(&small, &small_body).await.unwrap_err());
+    let (big, big_body, big_key) = blob(6 << 20);
+    told("put", store.put(&big, &big_body).await.unwrap_err());
+    let written = store.write_record(&record_of(desc), bytes(3)).await;
+    told("write record", written.unwrap_err());
+    let removed = store.remove_record(&record_of(desc)).await;
+    told("remove record", removed.unwrap_err());
+    [small_key, big_key]
+}
+
 /// What a maintenance page, a captive portal or a wrong route answers to everything.
 fn in_its_place(sort: usize) -> axum::response::Response {
     match sort {
@@ -160,38 +195,17 @@ async fn an_answer_that_is_not_the_stores_is_neither_a_success_nor_damage() {
         };
         // It came with a tag and says that it is an object; its bytes are not what was asked for.
         if sort != 2 {
-            foreign("get", read(&store, &desc, 0..100_000).await.unwrap_err());
-            foreign("get", read(&store, &desc, 5..10).await.unwrap_err());
-            foreign("stat", store.stat(&desc.digest).await.unwrap_err());
-            let found = store.resolve(&tag("t").into()).await;
-            foreign("resolve", found.unwrap_err());
-            let found = store.resolve(&manifest(1).digest.into()).await;
-            foreign("resolve", found.unwrap_err());
+            reads_fail(&store, &desc, &foreign).await;
         }
-        foreign("tags", store.tags("").await.unwrap_err());
-        foreign("blobs", store.blobs().await.unwrap_err());
         foreign("roots", store.roots().await.unwrap_err());
-        foreign("renew", store.renew(&desc.digest).await.unwrap_err());
-        foreign("untag", store.untag(&tag("t")).await.unwrap_err());
-        let (small, small_body, small_key) = blob(10);
-        foreign("put", store.put(&small, &small_body).await.unwrap_err());
-        let (big, big_body, key) = blob(6 << 20);
-        foreign("put", store.put(&big, &big_body).await.unwrap_err());
-        let record = format!("r/cachectl/manifests/sha256-{}", desc.digest.hex());
-        let written = store.write_record(&record, bytes(3)).await;
-        foreign("write record", written.unwrap_err());
-        let removed = store.remove_record(&record).await;
-        foreign("remove record", removed.unwrap_err());
+        let keys = lists_and_changes_fail(&store, &desc, &foreign).await;
         let done = store
             .publish(&manifest(2), Some(&tag("t")), &Expect::Anything)
             .await;
         foreign("publish", done.unwrap_err());
 
         on.store(false, Ordering::Relaxed);
-        assert_eq!(
-            (server.object(&key), server.object(&small_key)),
-            (None, None)
-        );
+        assert_eq!(keys.map(|key| server.object(&key)), [None, None]);
         let found = store.resolve(&tag("t").into()).await.unwrap();
         assert_eq!(found.unwrap().manifest.digest, manifest(1).digest);
     }
@@ -236,30 +250,10 @@ async fn a_page_that_answers_404_to_everything_is_no_empty_bucket() {
             assert!(e.is_temporary(), "{sort} {what}: {e}");
             assert!(e.message.contains("in the store's place"), "{e}");
         };
-        foreign("stat", store.stat(&desc.digest).await.unwrap_err());
-        foreign("get", read(&store, &desc, 0..100_000).await.unwrap_err());
-        foreign("get", read(&store, &desc, 5..10).await.unwrap_err());
-        let found = store.resolve(&tag("t").into()).await;
-        foreign("resolve", found.unwrap_err());
-        let found = store.resolve(&manifest(1).digest.into()).await;
-        foreign("resolve", found.unwrap_err());
-        foreign("tags", store.tags("").await.unwrap_err());
-        foreign("blobs", store.blobs().await.unwrap_err());
-        foreign("renew", store.renew(&desc.digest).await.unwrap_err());
-        foreign("untag", store.untag(&tag("t")).await.unwrap_err());
-        let (small, small_body, _) = blob(10);
-        foreign("put", store.put(&small, &small_body).await.unwrap_err());
-        let (big, big_body, _) = blob(6 << 20);
-        foreign("put", store.put(&big, &big_body).await.unwrap_err());
-        let record = format!("r/cachectl/manifests/sha256-{}", desc.digest.hex());
-        foreign(
-            "read record",
-            store.read_record(&record, 100).await.unwrap_err(),
-        );
-        let written = store.write_record(&record, bytes(3)).await;
-        foreign("write record", written.unwrap_err());
-        let removed = store.remove_record(&record).await;
-        foreign("remove record", removed.unwrap_err());
+        reads_fail(&store, &desc, &foreign).await;
+        let read = store.read_record(&record_of(&desc), 100).await;
+        foreign("read record", read.unwrap_err());
+        lists_and_changes_fail(&store, &desc, &foreign).await;
 
         on.store(false, Ordering::Relaxed);
         assert!(store.resolve(&tag("t").into()).await.unwrap().is_none());

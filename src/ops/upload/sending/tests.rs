@@ -7,12 +7,12 @@ use tokio::{sync::Barrier, time::sleep};
 
 use super::*;
 use crate::{
-    artifact::{Descriptor, Manifest, Reference, Tag, toc::Toc},
+    artifact::{Descriptor, toc::Toc},
     digest::Digest,
-    entry::Time,
+    ops::tests::without_tags,
     pack::TocAt,
     progress,
-    store::{BlobStore, ByteStream, Expect, Published, Resolved, Result, SpoolWriter, TagStore},
+    store::{BlobStore, ByteStream, Result, SpoolWriter},
 };
 
 /// Takes blobs once enough of them have come together, the largest first.
@@ -61,24 +61,7 @@ impl BlobStore for Meeting {
     }
 }
 
-#[async_trait]
-impl TagStore for Meeting {
-    async fn resolve(&self, _: &Reference) -> Result<Option<Resolved>> {
-        unreachable!()
-    }
-
-    async fn publish(&self, _: &Manifest, _: Option<&Tag>, _: &Expect) -> Result<Published> {
-        unreachable!()
-    }
-
-    async fn tags(&self, _: &str) -> Result<Vec<Tag>> {
-        unreachable!()
-    }
-
-    async fn clock(&self) -> Result<Time> {
-        unreachable!()
-    }
-}
+without_tags!(Meeting);
 
 /// Sends packs of 1, 2 … `count` bytes; returns their sizes as they are reported.
 async fn send(store: &Arc<Meeting>, count: u64, level: &Level) -> (Vec<u64>, Moved) {

@@ -150,15 +150,6 @@ fn a_program_stands_if_go_can_run_it_and_a_folder_with_other_files_stays() {
 
 #[test]
 fn a_known_program_is_not_read() {
-    struct Says(ContentId);
-    impl Known for Says {
-        fn content(&self, _: &EntryPath, stat: &Stat) -> Option<KnownContent> {
-            Some(KnownContent {
-                content: self.0,
-                len: stat.size,
-            })
-        }
-    }
     let cache = Cache::new();
     let (_, program) = cache.put_program("link", NAME, BYTES);
     let entry = cache.complete(&program).unwrap();
